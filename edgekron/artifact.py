@@ -1,0 +1,113 @@
+"""Artifact: an exported file and its manifest; the only place that writes them, atomically."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekron.errors import UsageError
+
+SCHEMA = 1
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Name, shape and type of an input or output; an extent of -1 is free."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """A compressed layer in a file: its structure, and the plan that executes it, one step per line."""
+
+    structure: str
+    plan: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a file says of itself; stored inside it, in the format's own metadata.
+
+    layout: of 4-D inputs and outputs; parameters and macs: (dense network, this network), MACs for
+    one image; source_sha256: of the checkpoint it was made from; parity: the report's summary.
+    """
+
+    format: str
+    layout: Literal["nchw", "nhwc"]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[str, ...]
+    parameters: tuple[int, int]
+    macs: tuple[int, int]
+    layers: dict[str, LayerRecord] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    factory: str | None = None
+    source_sha256: str | None = None
+    parity: dict[str, Any] | None = None
+    producer: str = "edgekron"
+    version: str = ""
+    schema: int = SCHEMA
+
+    @property
+    def ratio(self) -> float:
+        """Parameters of the dense network over this one's."""
+        return self.parameters[0] / self.parameters[1]
+
+    def to_text(self) -> str:
+        """JSON."""
+        return json.dumps(asdict(self) | {"ratio": round(self.ratio, 4)}, allow_nan=False)
+
+    @staticmethod
+    def from_text(text: str) -> Manifest:
+        """The manifest that `to_text` wrote; UsageError if it is something else."""
+        try:
+            data = json.loads(text)
+            if data["schema"] > SCHEMA:
+                raise UsageError(
+                    f"the manifest has schema {data['schema']}, this edgekron reads {SCHEMA}: update edgekron"
+                )
+            data.pop("ratio")
+            data["inputs"] = tuple(
+                TensorInfo(info["name"], tuple(info["shape"]), info["dtype"]) for info in data["inputs"]
+            )
+            data["layers"] = {
+                name: LayerRecord(row["structure"], tuple(row["plan"]))
+                for name, row in data["layers"].items()
+            }
+            for key in ("outputs", "parameters", "macs"):
+                data[key] = tuple(data[key])
+            return Manifest(**data)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f"the manifest inside the file is damaged: {error}") from error
+
+
+def to_layout(arrays: Sequence[Array], layout: str) -> list[Array]:
+    """Arrays of the PyTorch network as a file of this layout takes them: images are 4-D."""
+    return [
+        np.ascontiguousarray(a.transpose(0, 2, 3, 1)) if layout == "nhwc" and a.ndim == 4 else a
+        for a in arrays
+    ]
+
+
+def from_layout(arrays: Sequence[Array], layout: str) -> list[Array]:
+    """Arrays of a file of this layout as the PyTorch network has them."""
+    return [
+        np.ascontiguousarray(a.transpose(0, 3, 1, 2)) if layout == "nhwc" and a.ndim == 4 else a
+        for a in arrays
+    ]
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,321 @@
+"""Compress: model -> the same model with Kronecker layers, one structure chosen per layer."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgekron.decomposition import Factors, decompose, kronecker_to_tensor, one_thread
+from edgekron.errors import UnsupportedError, UsageError
+from edgekron.layers import KroneckerConv2d, KroneckerLayer, KroneckerLinear
+from edgekron.network import (
+    Inputs,
+    LayerUse,
+    layer_macs,
+    layer_uses,
+    parameters,
+    replace_module,
+    structure_macs,
+)
+from edgekron.selection.candidates import Candidates, candidates, relative_errors, spectra_shapes
+from edgekron.selection.knapsack import choose
+from edgekron.structure import Structure
+from edgekron.table import table
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+Progress = Callable[[str, int, int], None]
+_CHOSEN_DENSE = "no structure is worth its error within the budget"
+
+
+@dataclass(frozen=True)
+class LayerChoice:
+    """What became of one layer: its structure, or why it is dense.
+
+    relative_error: ‖W−Ŵ‖/‖W‖; parameters and macs: before and after; MACs for one image.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    structure: str | None
+    reason: str | None
+    relative_error: float
+    parameters: tuple[int, int]
+    macs: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class CompressionReport:
+    """All layers, and the whole network before and after; its text is a table."""
+
+    layers: tuple[LayerChoice, ...]
+    parameters: tuple[int, int]
+    macs: tuple[int, int]
+
+    @property
+    def ratio(self) -> float:
+        """Parameters before over after."""
+        return self.parameters[0] / self.parameters[1]
+
+    @property
+    def macs_ratio(self) -> float:
+        """MACs before over after."""
+        return self.macs[0] / self.macs[1]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self) | {"ratio": self.ratio, "macs_ratio": self.macs_ratio}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> CompressionReport:
+        """The report that `to_json` wrote."""
+        pairs = ("shape", "parameters", "macs")
+        layers = tuple(
+            LayerChoice(**{k: tuple(v) if k in pairs else v for k, v in row.items()})
+            for row in data["layers"]
+        )
+        return CompressionReport(layers, tuple(data["parameters"]), tuple(data["macs"]))
+
+    def __str__(self) -> str:
+        rows = [
+            [
+                layer.name,
+                "x".join(map(str, layer.shape)),
+                layer.structure or f"dense: {layer.reason}",
+                f"{layer.relative_error:.3f}" if layer.structure else "",
+                f"{layer.parameters[0] / layer.parameters[1]:.2f}x",
+                f"{layer.macs[0] / layer.macs[1]:.2f}x" if layer.macs[1] else "",
+            ]
+            for layer in self.layers
+        ]
+        head = ["layer", "weight", "structure", "error", "params", "MACs"]
+        return (
+            f"{table(head, rows, left=3)}\n"
+            f"parameters {self.parameters[0]:,} -> {self.parameters[1]:,} ({self.ratio:.2f}x), "
+            f"MACs {self.macs[0]:,} -> {self.macs[1]:,} ({self.macs_ratio:.2f}x)"
+        )
+
+
+def compress(
+    model: nn.Module,
+    *,
+    example_inputs: Tensor | Inputs,
+    ratio: float | None = None,
+    macs: float | None = None,
+    structures: Mapping[str, Structure | str] | None = None,
+    progress: Progress | None = None,
+) -> nn.Module:
+    """A copy of the model whose convolutions and linear layers are Kronecker factors.
+
+    ratio: parameters of the whole network before over after, at least; macs: the same for its
+    multiplications. All two-factor shapes and all ranks of every eligible layer, and the dense
+    layer itself, are candidates; for the whole network at once one is chosen per layer so that the
+    summed squared relative error ``Σ ‖W−Ŵ‖²/‖W‖²`` is least. No candidate needs more MACs than the
+    dense layer. structures: {layer name: structure} instead of a search; other layers stay dense.
+    progress: called with (what, done, total).
+
+    The result carries the choices as ``compression``, a CompressionReport; train it further if the
+    errors are large. Raises UsageError if a budget is out of reach (and says the best that is not),
+    UnsupportedError for a layer that is named in `structures` and cannot be compressed.
+    """
+    if (structures is None) == (ratio is None and macs is None):
+        raise UsageError("give either ratio= and/or macs=, or structures=")
+    for name, value in (("ratio", ratio), ("macs", macs)):
+        if value is not None and not (value >= 1 and math.isfinite(value)):
+            raise UsageError(f"{name} must be at least 1, got {value}")
+    uses = layer_uses(model, example_inputs)
+    reasons = {name: reason for name, use in uses.items() if (reason := ineligible(use))}
+    if structures is not None:
+        chosen = _given(uses, reasons, structures)
+        reasons = {name: reasons.get(name, "not named in structures=") for name in uses if name not in chosen}
+    else:
+        eligible = {name: use for name, use in uses.items() if name not in reasons}
+        chosen = _search(model, uses, eligible, ratio, macs, progress)
+        reasons |= {name: _CHOSEN_DENSE for name in eligible if name not in chosen}
+    return _build(model, uses, chosen, reasons, progress)
+
+
+def ineligible(use: LayerUse) -> str | None:
+    """Why a layer cannot be compressed; None if it can."""
+    module = use.module
+    if isinstance(module, KroneckerLayer):
+        return "already compressed"
+    if not isinstance(module, nn.Conv2d | nn.Linear):
+        return f"{type(module).__name__} is not supported, only Conv2d and Linear"
+    if type(module) not in (nn.Conv2d, nn.Linear):
+        return f"{type(module).__name__} is a subclass whose forward may differ"
+    if isinstance(module, nn.Conv2d) and module.groups != 1:
+        return f"grouped convolution (groups={module.groups})"
+    if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
+        return f"padding_mode='{module.padding_mode}', only 'zeros' is supported"
+    if not use.sizes:
+        return "not reached by the forward pass"
+    if not torch.isfinite(module.weight).all():
+        return "the weight holds NaN or infinity"
+    if sum(n > 1 for n in module.weight.shape) < 2 and len(set(module.weight.shape)) <= 2:
+        return "no two-factor structure is smaller"
+    return None
+
+
+def _given(
+    uses: Mapping[str, LayerUse], reasons: Mapping[str, str], structures: Mapping[str, Structure | str]
+) -> dict[str, Structure]:
+    """Check the structures that the caller names."""
+    chosen = {}
+    for name, value in structures.items():
+        if name not in uses:
+            raise UsageError(f"structures= names the layer '{name}', but the network has {', '.join(uses)}")
+        if name in reasons:
+            raise UnsupportedError(f"layer '{name}' cannot be compressed: {reasons[name]}")
+        structure = Structure.parse(value) if isinstance(value, str) else value
+        structure.require_shape(_weight(uses[name]).shape, f"weight of layer '{name}'")
+        chosen[name] = structure
+    return chosen
+
+
+def _search(
+    model: nn.Module,
+    uses: Mapping[str, LayerUse],
+    eligible: Mapping[str, LayerUse],
+    ratio: float | None,
+    macs: float | None,
+    progress: Progress | None,
+) -> dict[str, Structure]:
+    """One structure per eligible layer that is worth compressing, for the whole network at once."""
+    choices = layer_candidates(eligible, progress)
+    total, total_macs = parameters(model), sum(map(layer_macs, uses.values()))
+    free = total - sum(_weight(use).numel() for use in eligible.values())
+    free_macs = total_macs - sum(map(layer_macs, eligible.values()))
+    budgets = []
+    if ratio is not None:
+        costs = [choice.parameters for choice in choices.values()]
+        budgets.append(("ratio", ratio, total, total / ratio - free, free, costs))
+    if macs is not None:
+        costs = [choice.macs for choice in choices.values()]
+        budgets.append(("macs", macs, total_macs, total_macs / macs - free_macs, free_macs, costs))
+    for name, asked, whole, budget, fixed, costs in budgets:
+        least = sum(int(cost.min()) for cost in costs)
+        if least > budget:
+            best = math.floor(100 * whole / (fixed + least)) / 100
+            raise UsageError(f"{name}={asked:g} cannot be met: the best reachable {name} is {best:g}")
+    if not choices:
+        return {}
+    picked = choose(
+        [choice.errors for choice in choices.values()],
+        [costs for *_, costs in budgets],
+        [budget for _, _, _, budget, _, _ in budgets],
+    )
+    if picked is None:
+        raise UsageError(f"ratio={ratio:g} and macs={macs:g} cannot be met together; lower one of them")
+    found = {name: choice.structures[k] for (name, choice), k in zip(choices.items(), picked, strict=True)}
+    return {name: structure for name, structure in found.items() if structure is not None}
+
+
+def layer_candidates(
+    eligible: Mapping[str, LayerUse], progress: Progress | None = None
+) -> dict[str, Candidates]:
+    """The Pareto front of every layer. Spectra are computed by one thread per core."""
+    jobs = [
+        (name, first) for name, use in eligible.items() for first in spectra_shapes(tuple(_weight(use).shape))
+    ]
+    spectra: dict[str, dict[tuple[int, ...], NDArray[np.float64]]] = {name: {} for name in eligible}
+    jobs.sort(key=lambda job: -_weight(eligible[job[0]]).numel())
+    results = _in_parallel(lambda job: relative_errors(_weight(eligible[job[0]]), job[1]), jobs)
+    for done, ((name, first), errors) in enumerate(zip(jobs, results, strict=True), 1):
+        spectra[name][first] = errors
+        if progress:
+            progress("spectra", done, len(jobs))
+    result = {}
+    for done, (name, use) in enumerate(eligible.items(), 1):
+        result[name] = candidates(
+            tuple(_weight(use).shape),
+            spectra[name],
+            lambda structure, use=use: structure_macs(use.module, use, structure),  # type: ignore[misc]
+            layer_macs(use),
+        )
+        if progress:
+            progress("candidates", done, len(eligible))
+    return result
+
+
+def _in_parallel(work: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
+    """Results in the order of the jobs; one worker per core, each with one torch thread."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with one_thread():
+        workers = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))
+        try:
+            yield from workers.map(work, jobs)
+        finally:
+            workers.shutdown(cancel_futures=True)
+
+
+def _build(
+    model: nn.Module,
+    uses: Mapping[str, LayerUse],
+    chosen: Mapping[str, Structure],
+    reasons: Mapping[str, str],
+    progress: Progress | None,
+) -> nn.Module:
+    """Decompose the chosen layers in a copy of the model, and report."""
+    before = parameters(model), sum(map(layer_macs, uses.values()))
+    small = copy.deepcopy(model)
+    modules = dict(small.named_modules())
+    factored = _in_parallel(lambda name: decompose(_weight(uses[name]), chosen[name]), list(chosen))
+    factors = {}
+    for done, (name, values) in enumerate(zip(chosen, factored, strict=True), 1):
+        factors[name] = values
+        if progress:
+            progress("decompose", done, len(chosen))
+    layers = []
+    for name, use in uses.items():
+        weight, structure, error = _weight(use).detach(), chosen.get(name), 0.0
+        own = weight.numel(), layer_macs(use)
+        after = own
+        if structure is not None:
+            small = replace_module(small, modules[name], compressed_layer(modules[name], factors[name]))
+            difference = weight - kronecker_to_tensor(factors[name])
+            error = float(difference.norm() / weight.norm().clamp(min=torch.finfo(weight.dtype).tiny))
+            after = structure.parameters, structure_macs(use.module, use, structure)
+        layers.append(
+            LayerChoice(
+                name,
+                type(use.module).__name__,
+                tuple(weight.shape),
+                None if structure is None else str(structure),
+                reasons.get(name),
+                error,
+                (own[0], after[0]),
+                (own[1], after[1]),
+            )
+        )
+    saved = sum(layer.macs[0] - layer.macs[1] for layer in layers)
+    small.compression = CompressionReport(  # type: ignore[assignment]
+        tuple(layers), (before[0], parameters(small)), (before[1], before[1] - saved)
+    )
+    return small
+
+
+def compressed_layer(dense: nn.Module, factors: Factors) -> KroneckerLayer:
+    """The Kronecker layer of a dense one's geometry and bias, with these factors."""
+    if isinstance(dense, nn.Conv2d):
+        return KroneckerConv2d.from_factors(dense, factors)
+    if isinstance(dense, nn.Linear):
+        return KroneckerLinear.from_factors(dense, factors)
+    raise UnsupportedError(f"{type(dense).__name__} cannot be compressed")
+
+
+def _weight(use: LayerUse) -> Tensor:
+    weight = use.module.weight
+    assert isinstance(weight, Tensor)
+    return weight

@@ -1,0 +1,110 @@
+"""Lowered: the torch module that runs a plan, with the weights as buffers. What exporters trace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import assert_never, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgekron.decomposition import Factors, merge
+from edgekron.plan.steps import AddBias, Convolve, Layout, MatMul, Permute, Plan, View
+
+_CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+
+
+def step_weights(plan: Plan, factors: Factors) -> list[Tensor]:
+    """The constants of the plan's products, in the order of its steps. Differentiable."""
+    merged = merge(factors, plan.merges).tensors
+    return [
+        merged[step.weight.factor].permute(step.weight.axes).reshape(step.weight.shape)
+        for step in plan.steps
+        if isinstance(step, Convolve | MatMul)
+    ]
+
+
+def execute(plan: Plan, weights: Sequence[Tensor], x: Tensor, bias: Tensor | None) -> Tensor:
+    """Run the plan in torch; the same function as ``edgekron.plan.evaluate``, any batch.
+
+    weights: from ``step_weights``; x: in the plan's layout; bias: (F,).
+    """
+    constants = iter(weights)
+    for step in plan.steps:
+        match step:
+            case View(shape):
+                x = x.reshape(shape)
+            case Permute(order):
+                x = x.permute(order)
+            case Convolve():
+                x = _convolve(step, next(constants), x, bias if step.bias else None, plan.layout)
+            case MatMul(_, side):
+                w = next(constants)
+                x = torch.matmul(w, x) if side == "left" else torch.matmul(x, w)
+            case AddBias(shape):
+                x = x + cast(Tensor, bias).reshape(shape)
+            case _:
+                assert_never(step)
+    return x
+
+
+def _convolve(step: Convolve, weight: Tensor, x: Tensor, bias: Tensor | None, layout: Layout) -> Tensor:
+    geometry, axes = step.convolution, step.convolution.axes
+    if layout == "nhwc":
+        x = x.movedim(-1, 1)
+    if any(before != after for before, after in geometry.padding):
+        x = functional.pad(x, [n for pair in reversed(geometry.padding) for n in pair])
+        padding = (0,) * axes
+    else:
+        padding = tuple(before for before, _ in geometry.padding)
+    convolve = _CONVOLUTIONS[axes]
+    y = convolve(x, weight, bias, geometry.stride, padding, geometry.dilation, step.groups)
+    return y.movedim(1, -1) if layout == "nhwc" else y
+
+
+class LoweredLayer(nn.Module):
+    """One layer run by its plan: takes and returns (N, C, size..), or (.., C) if it is linear.
+
+    An ``nhwc`` plan is entered and left by a permutation, which converters to channels-last formats
+    cancel against their own.
+    """
+
+    def __init__(self, plan: Plan, factors: Factors, bias: Tensor | None) -> None:
+        super().__init__()
+        self.plan = plan
+        weights = step_weights(plan, factors)
+        self._names = [f"weight_{index}" for index in range(len(weights))]
+        for name, weight in zip(self._names, weights, strict=True):
+            self.register_buffer(name, weight.detach().clone().contiguous())
+        self.register_buffer("bias", None if bias is None else bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, C, size..) or (.., C) -> (N, F, out..) or (.., F)."""
+        bias = cast("Tensor | None", self.bias)
+        weights = [cast(Tensor, getattr(self, name)) for name in self._names]
+        if not self.plan.convolution.axes:
+            lead = x.shape[:-1]
+            flat = x if len(lead) == 1 else x.reshape(-1, x.shape[-1])
+            y = execute(self.plan, weights, flat, bias)
+            return y if len(lead) == 1 else y.reshape(*lead, y.shape[-1])
+        if self.plan.layout == "nhwc":
+            return execute(self.plan, weights, x.movedim(1, -1), bias).movedim(-1, 1)
+        return execute(self.plan, weights, x, bias)
+
+    def extra_repr(self) -> str:
+        """The plan, one step per line."""
+        return str(self.plan)
+
+
+class LoweredBySize(nn.Module):
+    """A layer that the network calls with inputs of several sizes: one plan for each."""
+
+    def __init__(self, layers: Sequence[LoweredLayer]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self._sizes = [layer.plan.convolution.size for layer in layers]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the plan made for the size of x."""
+        return cast(Tensor, self.layers[self._sizes.index(tuple(x.shape[2:]))](x))

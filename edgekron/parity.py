@@ -1,0 +1,324 @@
+"""Parity: do two runs of one network give the same outputs?
+
+The rule, for each output on each input: `max_abs_error <= atol + rtol * range`, where `range` is
+the maximum minus the minimum of that output in the reference, over all the inputs tried. So
+`rtol=1e-5` means "one part in 100,000 of the span of values this output really uses". NaN and Inf
+never pass, wherever they are. Everything is computed in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekron.errors import ParityError, UsageError
+from edgekron.table import table
+
+Array = NDArray[Any]
+Float64 = NDArray[np.float64]
+
+_HEAD: tuple[str, ...] = (
+    *("input", "output", "shape"),
+    *("max abs", "mean abs", "relative", "cosine", "SQNR dB", "top-1", "parity"),
+)
+_TEXT_COLUMNS = 3
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far an output may be from its reference: `atol + rtol * range`.
+
+    atol: in the units of the output. The default, 1e-6, is about eight float32 roundings at 1.0;
+        it is all that an output with range 0 (a constant, or one single number) is allowed.
+    rtol: fraction of the output's range. The default, 1e-5, is some ten times the rounding noise
+        of a float32 network executed by another runtime; fp16 and int8 need a larger one.
+    """
+
+    atol: float = 1e-6
+    rtol: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for name, value in (("atol", self.atol), ("rtol", self.rtol)):
+            if not 0 <= value < math.inf:
+                raise UsageError(f"{name}={value} is no tolerance: give a finite number >= 0")
+
+
+@dataclass(frozen=True)
+class ParityRow:
+    """One output of the network on one input, against the reference.
+
+    The errors and the range are in the units of the output, `relative_error` is
+    max_abs_error / range, `sqnr` is in dB, `top1` is the fraction of rows with equal argmax along
+    the last axis (None but for 2-D outputs). If NaN or Inf occur, the errors are NaN.
+    """
+
+    input: str
+    output: str
+    shape: tuple[int, ...]
+    max_abs_error: float
+    mean_abs_error: float
+    relative_error: float
+    cosine: float
+    sqnr: float
+    top1: float | None
+    range: float
+    limit: float
+    reference_nan: int
+    reference_inf: int
+    output_nan: int
+    output_inf: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether max_abs_error is within the limit and every value is finite."""
+        return self.max_abs_error <= self.limit < math.inf
+
+    @property
+    def severity(self) -> float:
+        """max_abs_error / limit: above 1 is a failure; Inf if any value is NaN or Inf."""
+        if self._not_finite():
+            return math.inf
+        return _ratio(self.max_abs_error, self.limit)
+
+    def verdict(self) -> str:
+        """Say in one sentence how the row compares with its limit."""
+        where = f"output {self.output!r} on input {self.input!r}"
+        if not_finite := self._not_finite():
+            return f"{where} has {', '.join(not_finite)} of {math.prod(self.shape)} values"
+        sign = "<=" if self.passed else ">"
+        why = f"{where}: max abs error {self.max_abs_error:.3g} {sign} {self.limit:.3g}"
+        if self.range == 0:
+            return f"{why} = atol (this output is one constant, so its range is 0)"
+        return f"{why} = atol + rtol * range {self.range:.3g}"
+
+    def _not_finite(self) -> list[str]:
+        counts = {
+            "NaN in the reference": self.reference_nan,
+            "Inf in the reference": self.reference_inf,
+            "NaN in the output": self.output_nan,
+            "Inf in the output": self.output_inf,
+        }
+        return [f"{count} {what}" for what, count in counts.items() if count]
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """Every output on every input, and the tolerance they were held against."""
+
+    rows: tuple[ParityRow, ...]
+    tolerance: Tolerance
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            raise ParityError("a parity report without rows would pass without comparing anything")
+
+    @property
+    def passed(self) -> bool:
+        """Whether every row passed."""
+        return all(row.passed for row in self.rows)
+
+    @property
+    def worst(self) -> ParityRow:
+        """The row with the largest max_abs_error / limit; NaN and Inf come first."""
+        return max(self.rows, key=lambda row: (not row.passed, row.severity))
+
+    def summary(self) -> str:
+        """Say in one line whether parity holds, and name the worst row."""
+        rule = f"(atol={self.tolerance.atol:g}, rtol={self.tolerance.rtol:g})"
+        worst, total = self.worst.verdict(), len(self.rows)
+        if self.passed:
+            return f"parity passed: {total} compared {rule}; worst: {worst}"
+        failed = sum(not row.passed for row in self.rows)
+        return f"parity FAILED: {failed} of {total} compared {rule}; worst: {worst}"
+
+    def __str__(self) -> str:
+        rows = table(_HEAD, [_cells(row) for row in self.rows], left=_TEXT_COLUMNS)
+        return f"{rows}\n{self.summary()}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; numbers that JSON lacks become "inf", "-inf" or "nan"."""
+        return {
+            "passed": self.passed,
+            "summary": self.summary(),
+            "tolerance": asdict(self.tolerance),
+            "worst": self.rows.index(self.worst),
+            "rows": [_row_to_json(row) for row in self.rows],
+        }
+
+
+def compare(
+    reference: Sequence[Sequence[Array]],
+    outputs: Sequence[Sequence[Array]],
+    *,
+    tolerance: Tolerance | None = None,
+    names: Sequence[str] | None = None,
+    input_names: Sequence[str] | None = None,
+) -> ParityReport:
+    """Compare the outputs of a network with reference outputs, for one or more inputs.
+
+    reference, outputs: `reference[i][o]` is output `o` on input `i`, of any shape and real dtype.
+    tolerance: default `Tolerance()`.
+    names: of the network's outputs; default "0", "1", ...
+    input_names: of the inputs tried; default "0", "1", ...
+
+    Raises ParityError if counts or shapes differ, if values are not real numbers, or if there is
+    nothing to compare; UsageError if the names do not fit.
+
+    >>> dense = np.array([[1.0, 2.0, 4.0]])
+    >>> report = compare([[dense]], [[dense + 1e-5]], names=["logits"])
+    >>> report.passed, report.rows[0].top1
+    (True, 1.0)
+    """
+    tolerance = tolerance or Tolerance()
+    if not len(reference) == len(outputs) > 0:
+        raise ParityError(
+            f"the reference covers {_count(reference, 'input')}, the outputs cover "
+            f"{_count(outputs, 'input')}: expected the same number of both, at least one"
+        )
+    input_names = _names(input_names, len(reference), "input")
+    names = _names(names, len(reference[0]), "output")
+    pairs = [
+        _pairs(expected, given, names, input_name)
+        for expected, given, input_name in zip(reference, outputs, input_names, strict=True)
+    ]
+    ranges = [
+        _range([expected for expected, _ in column], name)
+        for column, name in zip(zip(*pairs, strict=True), names, strict=True)
+    ]
+    rows = [
+        _row(pair, input_name, name, span, tolerance)
+        for input_name, per_output in zip(input_names, pairs, strict=True)
+        for pair, name, span in zip(per_output, names, ranges, strict=True)
+    ]
+    return ParityReport(tuple(rows), tolerance)
+
+
+def _names(names: Sequence[str] | None, count: int, what: str) -> list[str]:
+    if names is None:
+        return [str(index) for index in range(count)]
+    if len(names) != count:
+        raise UsageError(f"{list(names)}: {_count(names, 'name')} for {count} {what}(s)")
+    return list(names)
+
+
+def _pairs(
+    expected: Sequence[Array], given: Sequence[Array], names: list[str], input_name: str
+) -> list[tuple[Float64, Float64]]:
+    if not len(expected) == len(given) == len(names) > 0:
+        raise ParityError(
+            f"input {input_name!r}: the reference has {_count(expected, 'output')}, the network "
+            f"gave {_count(given, 'output')}: expected {len(names) or 'at least one'} of both"
+        )
+    return [
+        _pair(np.asarray(a), np.asarray(b), f"output {name!r} on input {input_name!r}")
+        for a, b, name in zip(expected, given, names, strict=True)
+    ]
+
+
+def _pair(expected: Array, given: Array, where: str) -> tuple[Float64, Float64]:
+    if expected.shape != given.shape:
+        raise ParityError(f"{where} has shape {given.shape}, the reference has shape {expected.shape}")
+    for array in (expected, given):
+        if not np.can_cast(array.dtype, np.float64, casting="same_kind"):
+            raise ParityError(f"{where} has dtype {array.dtype}: expected real numbers")
+    return expected.astype(np.float64), given.astype(np.float64)
+
+
+def _range(arrays: list[Float64], name: str) -> float:
+    if not any(array.size for array in arrays):
+        raise ParityError(f"output {name!r} is empty on every input: there is nothing to compare")
+    finite = [array[np.isfinite(array)] for array in arrays]
+    values = np.concatenate(finite)
+    return float(values.max() - values.min()) if values.size else 0.0
+
+
+def _row(
+    pair: tuple[Float64, Float64], input_name: str, name: str, span: float, tolerance: Tolerance
+) -> ParityRow:
+    expected, given = pair
+    finite = bool(np.isfinite(expected).all() and np.isfinite(given).all())
+    max_abs = mean_abs = relative = cosine = sqnr = math.nan
+    if finite:
+        error = np.abs(given - expected)
+        max_abs = float(error.max(initial=0.0))
+        mean_abs = float(error.mean()) if error.size else 0.0
+        relative = _ratio(max_abs, span)
+        cosine = _cosine(expected, given)
+        sqnr = _sqnr(expected, error)
+    return ParityRow(
+        input=input_name,
+        output=name,
+        shape=expected.shape,
+        max_abs_error=max_abs,
+        mean_abs_error=mean_abs,
+        relative_error=relative,
+        cosine=cosine,
+        sqnr=sqnr,
+        top1=_top1(expected, given) if finite else None,
+        range=span,
+        limit=tolerance.atol + tolerance.rtol * span,
+        reference_nan=int(np.isnan(expected).sum()),
+        reference_inf=int(np.isinf(expected).sum()),
+        output_nan=int(np.isnan(given).sum()),
+        output_inf=int(np.isinf(given).sum()),
+    )
+
+
+def _ratio(error: float, scale: float) -> float:
+    if error == 0:
+        return 0.0
+    return error / scale if scale > 0 else math.inf
+
+
+def _cosine(expected: Float64, given: Float64) -> float:
+    """Cosine of the angle between two arrays; two zero arrays agree, one alone does not."""
+    norms = float(np.linalg.norm(expected)), float(np.linalg.norm(given))
+    if 0 in norms:
+        return 1.0 if norms[0] == norms[1] else 0.0
+    return float(np.clip(np.vdot(expected, given) / norms[0] / norms[1], -1.0, 1.0))
+
+
+def _sqnr(expected: Float64, error: Float64) -> float:
+    """Signal to quantisation-noise ratio, 20 log10(|expected| / |error|), in dB."""
+    signal, noise = float(np.linalg.norm(expected)), float(np.linalg.norm(error))
+    if noise == 0:
+        return math.inf
+    return 20 * math.log10(signal / noise) if signal > 0 else -math.inf
+
+
+def _top1(expected: Float64, given: Float64) -> float | None:
+    if expected.ndim != 2 or expected.size == 0:
+        return None
+    return float(np.mean(expected.argmax(axis=-1) == given.argmax(axis=-1)))
+
+
+def _count(items: Sequence[Any], what: str) -> str:
+    return f"{len(items)} {what}" + ("" if len(items) == 1 else "s")
+
+
+def _cells(row: ParityRow) -> tuple[str, ...]:
+    return (
+        row.input,
+        row.output,
+        "x".join(map(str, row.shape)) or "scalar",
+        f"{row.max_abs_error:.2e}",
+        f"{row.mean_abs_error:.2e}",
+        f"{row.relative_error:.2e}",
+        f"{row.cosine:.7f}",
+        f"{row.sqnr:.1f}",
+        "-" if row.top1 is None else f"{row.top1:.2%}",
+        "passed" if row.passed else "FAILED",
+    )
+
+
+def _row_to_json(row: ParityRow) -> dict[str, Any]:
+    fields = asdict(row) | {"shape": list(row.shape), "passed": row.passed}
+    return {
+        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in fields.items()
+    }

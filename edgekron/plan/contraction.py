@@ -1,0 +1,99 @@
+"""Contraction: one factor applied to the state; the mathematics of a plan, free of layout.
+
+The state of a layer under execution is a set of indices: the input digits ``c0, c1, ..`` not yet
+contracted, the output digits ``f0, f1, ..`` already made, the rank labels alive, the spatial axes.
+Applying factor k contracts ``c_k`` and every label that no remaining factor needs, creates ``f_k``
+and every new label, and keeps as *group* every label that is alive and still needed. So it is one
+convolution with everything else of the state as batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import permutations
+
+from edgekron.plan.convolution import Convolution
+from edgekron.structure import Structure
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """One factor applied: index names with their sizes, and the convolution it performs.
+
+    Indices of extent 1 are left out. `batch` are the state's indices that the factor does not see.
+    """
+
+    factor: int
+    contracted: tuple[str, ...]
+    created: tuple[str, ...]
+    groups: tuple[str, ...]
+    batch: tuple[str, ...]
+    convolution: Convolution
+    macs: int
+
+    @cached_property
+    def state(self) -> frozenset[str]:
+        """The indices alive afterwards."""
+        return frozenset(self.batch + self.groups + self.created)
+
+
+def index_sizes(structure: Structure) -> dict[str, int]:
+    """Extent of every index: input digits c0.., output digits f0.., rank labels."""
+    sizes = dict(structure.sizes)
+    for k, factor in enumerate(structure.factors):
+        sizes[f"f{k}"], sizes[f"c{k}"] = factor.shape[:2]
+    return sizes
+
+
+def contractions(
+    structure: Structure, convolution: Convolution, order: Sequence[int]
+) -> tuple[Contraction, ...]:
+    """The layer as one contraction per factor, executed in the given order (any order is exact).
+
+    Per axis: the dilation of factor k is the layer's times the kernel extents of the finer factors;
+    all padding goes to the first step with extent, the stride to the last (to the first step of all
+    if no factor has extent). MACs are for one image.
+    """
+    sizes = index_sizes(structure)
+    kernels = [factor.shape[2:] for factor in structure.factors]
+    axes = range(convolution.axes)
+    extended = [[k for k in order if kernels[k][axis] > 1] for axis in axes]
+    pads = [steps[0] if steps else order[0] for steps in extended]
+    strides = [steps[-1] if steps else order[0] for steps in extended]
+
+    state = [f"c{k}" for k in range(len(structure.factors)) if sizes[f"c{k}"] > 1]
+    size, steps = convolution.size, []
+    for position, k in enumerate(order):
+        needed = {label for later in order[position + 1 :] for label in structure.factors[later].labels}
+        labels = [label for label in structure.factors[k].labels if sizes[label] > 1]
+        contracted = [x for x in state if x == f"c{k}" or (x in labels and x not in needed)]
+        groups = [x for x in state if x in labels and x in needed]
+        created = [x for x in (*labels, f"f{k}") if x not in state and sizes[x] > 1]
+        batch = [x for x in state if x not in contracted and x not in groups]
+        step = Convolution(
+            size=size,
+            kernel=kernels[k],
+            stride=tuple(convolution.stride[a] if strides[a] == k else 1 for a in axes),
+            padding=tuple(convolution.padding[a] if pads[a] == k else (0, 0) for a in axes),
+            dilation=tuple(
+                convolution.dilation[a] * math.prod(finer[a] for finer in kernels[k + 1 :])
+                if kernels[k][a] > 1
+                else 1
+                for a in axes
+            ),
+        )
+        seen = (*contracted, *created, *groups, *batch)
+        macs = math.prod(sizes[x] for x in seen) * math.prod(step.kernel) * math.prod(step.out)
+        steps.append(Contraction(k, *map(tuple, (contracted, created, groups, batch)), step, macs))
+        state, size = batch + groups + created, step.out
+    return tuple(steps)
+
+
+@lru_cache(maxsize=65536)
+def least_macs(structure: Structure, convolution: Convolution) -> int:
+    """Multiplications for one image in the cheapest order of the factors."""
+    orders = permutations(range(len(structure.factors)))
+    return min(sum(step.macs for step in contractions(structure, convolution, order)) for order in orders)

@@ -1,0 +1,281 @@
+"""Enumerate: every plan of a layer in a layout, from its contractions.
+
+For every way to densify runs of adjacent factors and every order of what remains, each contraction
+becomes one operator in one of a few forms:
+
+* ``nchw`` convolution: batch indices folded into N, contracted indices adjacent as channels;
+* ``nchw`` matrix product: a pointwise contraction of adjacent indices wherever they stand, with
+  everything behind them as columns, so that no transpose is needed;
+* ``nhwc`` width-folded convolution: (N, H, W, b·c) is (N, H, W·b, c) byte for byte, so a batch index
+  b runs along the width with dilation and padding times b (needs stride 1 there);
+* ``nhwc`` batch-folded convolution.
+
+A transpose is emitted only where the indices do not stand as the form needs them. Indices of extent
+1 do not exist here, so separable factors turn into plain convolutions by themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
+
+from edgekron.plan.contraction import Contraction, contractions, index_sizes
+from edgekron.plan.convolution import Convolution
+from edgekron.plan.cost import permute_cost, product_cost
+from edgekron.plan.steps import AddBias, Convolve, Layout, MatMul, Permute, Plan, Step, View, Weight
+from edgekron.structure import Structure
+
+Groups = Sequence[Sequence[str]]
+
+
+def plans(
+    structure: Structure, convolution: Convolution, layout: Layout, *, bias: bool = False
+) -> Iterator[Plan]:
+    """Every plan of the layer, in a fixed order; all compute the same function."""
+    for merges in _runs(len(structure.factors)):
+        merged = structure.merge(merges)
+        for order in permutations(range(len(merges))):
+            steps = contractions(merged, convolution, order)
+            for end in _arrange(_start(merged, convolution, layout), steps):
+                end = end.finish(len(merged.factors), bias)
+                yield Plan(
+                    structure,
+                    convolution,
+                    layout,
+                    merges,
+                    end.steps,
+                    macs=sum(step.macs for step in steps),
+                    moved=end.moved,
+                    cost=end.cost,
+                )
+
+
+def best_plan(
+    structure: Structure,
+    convolution: Convolution,
+    layout: Layout,
+    *,
+    bias: bool = False,
+    accept: Callable[[Plan], bool] = lambda plan: True,
+) -> Plan:
+    """The acceptable plan of least cost; the first of them where several are equal."""
+    found = plans(structure, convolution, layout, bias=bias)
+    return min(filter(accept, found), key=lambda plan: plan.cost)
+
+
+def dense_plan(structure: Structure, convolution: Convolution, layout: Layout, *, bias: bool = False) -> Plan:
+    """The plan that densifies all factors first and runs the layer's own convolution."""
+    return best_plan(structure, convolution, layout, bias=bias, accept=lambda plan: plan.is_dense)
+
+
+def _runs(count: int) -> Iterator[tuple[tuple[int, ...], ...]]:
+    """All partitions of 0..count-1 into runs of neighbours, the finest first."""
+    for cuts in reversed(range(2 ** (count - 1))):
+        runs: list[list[int]] = [[0]]
+        for k in range(1, count):
+            if cuts >> (k - 1) & 1:
+                runs.append([k])
+            else:
+                runs[-1].append(k)
+        yield tuple(map(tuple, runs))
+
+
+@dataclass(frozen=True)
+class _Partial:
+    """Steps so far, and how the state stands in memory: index names from slowest to fastest."""
+
+    structure: Structure
+    layout: Layout
+    sizes: dict[str, int]
+    order: tuple[str, ...]
+    shape: tuple[int, ...]
+    steps: tuple[Step, ...] = ()
+    moved: int = 0
+    cost: float = 0.0
+
+    @property
+    def spatial(self) -> tuple[str, ...]:
+        return tuple(x for x in self.order if x.startswith("axis"))
+
+    def extent(self, names: Sequence[str]) -> int:
+        return -1 if "n" in names else math.prod(self.sizes[x] for x in names)
+
+    def view(self, groups: Groups) -> _Partial:
+        """The same memory seen with one extent per group of indices."""
+        shape = tuple(map(self.extent, groups))
+        if shape == self.shape:
+            return self
+        kept = self.steps[:-1] if self.steps and isinstance(self.steps[-1], View) else self.steps
+        return replace(self, shape=shape, steps=(*kept, View(shape)))
+
+    def permute(self, order: tuple[str, ...]) -> _Partial:
+        """The same state in another order: one transpose of as few axes as possible."""
+        if order == self.order:
+            return self
+        follows = set(zip(order, order[1:], strict=False))
+        runs: list[list[str]] = []
+        for name in self.order:
+            if runs and (runs[-1][-1], name) in follows:
+                runs[-1].append(name)
+            else:
+                runs.append([name])
+        heads = [run[0] for run in runs]
+        axes = tuple(heads.index(name) for name in order if name in heads)
+        elements = math.prod(self.sizes[x] for x in order if x != "n")
+        seen = self.view(runs)
+        return replace(
+            seen,
+            order=order,
+            shape=tuple(seen.shape[axis] for axis in axes),
+            steps=(*seen.steps, Permute(axes)),
+            moved=seen.moved + elements,
+            cost=seen.cost + permute_cost(axes, elements),
+        )
+
+    def apply(
+        self, step: Convolve | MatMul, done: Contraction, order: tuple[str, ...], groups: Groups
+    ) -> _Partial:
+        """The state after an operator that leaves it in the given order and grouping."""
+        out = {f"axis{k}": n for k, n in enumerate(done.convolution.out)}
+        after = replace(self, sizes={**self.sizes, **out}, order=order)
+        return replace(
+            after,
+            shape=tuple(map(after.extent, groups)),
+            steps=(*self.steps, step),
+            cost=self.cost + product_cost(done.macs),
+        )
+
+    def weight(self, factor: int, rows: Sequence[str], columns: Sequence[str]) -> Weight:
+        """The factor with its indices in this order, kernel extents last, as (rows, columns, k..)."""
+        shape = self.structure.factors[factor].shape
+        value = [*self.structure.factors[factor].labels, f"f{factor}", f"c{factor}"]
+        wanted = [*rows, *columns]
+        rest = [x for x in value if x not in wanted]  # of extent 1
+        axes = [value.index(x) for x in (*rest, *wanted)]
+        kernel = range(len(value), len(value) + len(shape) - 2)
+        extents = (math.prod(self.sizes[x] for x in rows), math.prod(self.sizes[x] for x in columns))
+        return Weight(factor, (*axes, *kernel), extents + shape[2:])
+
+    def matrix(self, factor: int, rows: Sequence[str], columns: Sequence[str]) -> Weight:
+        """The same for a factor without kernel extents, as (rows, columns)."""
+        weight = self.weight(factor, rows, columns)
+        return replace(weight, shape=weight.shape[:2])
+
+    def finish(self, factors: int, bias: bool) -> _Partial:
+        """Bring the output digits into their order and add the bias."""
+        made = tuple(f"f{k}" for k in range(factors) if self.sizes[f"f{k}"] > 1)
+        nchw = self.layout == "nchw"
+        order = ("n", *made, *self.spatial) if nchw else ("n", *self.spatial, *made)
+        axes = [(x,) for x in self.spatial]
+        end = self.permute(order)
+        plain = end.steps == self.steps  # no transpose was needed
+        end = end.view([("n",), made, *axes] if nchw else [("n",), *axes, made])
+        if not bias:
+            return end
+        last = end.steps[-1]
+        if plain and isinstance(last, Convolve) and last.groups == 1 and end.steps == self.steps:
+            return replace(end, steps=(*end.steps[:-1], replace(last, bias=True)))
+        shape = (end.extent(made), *(1 for _ in self.spatial)) if nchw else (end.extent(made),)
+        elements = math.prod(end.sizes[x] for x in order if x != "n")
+        return replace(end, steps=(*end.steps, AddBias(shape)), cost=end.cost + product_cost(elements))
+
+
+def _start(structure: Structure, convolution: Convolution, layout: Layout) -> _Partial:
+    """The input: (N, C, size..) or (N, size.., C)."""
+    sizes = index_sizes(structure)
+    spatial = tuple(f"axis{k}" for k in range(convolution.axes))
+    sizes.update(zip(spatial, convolution.size, strict=True))
+    channels = tuple(f"c{k}" for k in range(len(structure.factors)) if sizes[f"c{k}"] > 1)
+    total = structure.weight_shape[1]
+    if layout == "nchw":
+        order, shape = ("n", *channels, *spatial), (-1, total, *convolution.size)
+    else:
+        order, shape = ("n", *spatial, *channels), (-1, *convolution.size, total)
+    return _Partial(structure, layout, sizes, order, shape)
+
+
+def _arrange(state: _Partial, rest: Sequence[Contraction]) -> Iterator[_Partial]:
+    """All ways to execute the remaining contractions."""
+    if not rest:
+        yield state
+        return
+    for created in permutations(rest[0].created):
+        for after in _forms(state, rest[0], created):
+            yield from _arrange(after, rest[1:])
+
+
+def _forms(state: _Partial, step: Contraction, created: tuple[str, ...]) -> Iterator[_Partial]:
+    """The operators that perform one contraction on the state as it stands."""
+    inner = [x for x in state.order if x != "n" and x not in state.spatial]
+    batch = tuple(x for x in inner if x in step.batch)
+    groups = tuple(x for x in inner if x in step.groups)
+    contracted = tuple(x for x in inner if x in step.contracted)
+    spatial, geometry = state.spatial, step.convolution
+    axes = [(x,) for x in spatial]
+
+    def convolve(before: Groups, after: Groups, folded: Convolution = geometry) -> _Partial:
+        ready = state.permute(_flat(before)).view(before)
+        weight = ready.weight(step.factor, (*groups, *created), contracted)
+        operator = Convolve(weight, folded, math.prod(state.sizes[x] for x in groups))
+        return ready.apply(operator, step, _flat(after), after)
+
+    if geometry.is_pointwise and not groups:
+        yield from _matmuls(state, step, created, batch, contracted)
+    if not spatial:
+        return
+    if state.layout == "nchw":
+        yield convolve(
+            [("n", *batch), (*groups, *contracted), *axes], [("n", *batch), (*groups, *created), *axes]
+        )
+        return
+    if not batch or geometry.stride[-1] == 1:
+        wide = [("n",), *axes[:-1], (spatial[-1], *batch)]
+        folded = _fold_width(geometry, math.prod(state.sizes[x] for x in batch))
+        yield convolve([*wide, (*groups, *contracted)], [*wide, (*groups, *created)], folded)
+    if batch:
+        tall = [(*batch, "n"), *axes]
+        yield convolve([*tall, (*groups, *contracted)], [*tall, (*groups, *created)])
+
+
+def _matmuls(
+    state: _Partial,
+    step: Contraction,
+    created: tuple[str, ...],
+    batch: tuple[str, ...],
+    contracted: tuple[str, ...],
+) -> Iterator[_Partial]:
+    """A pointwise contraction as ``x @ W`` (linear layers) or, in nchw, as ``W @ x``."""
+    if not state.spatial:
+        ready = state.permute(("n", *batch, *contracted)).view([("n", *batch), contracted])
+        operator = MatMul(ready.matrix(step.factor, contracted, created), "right")
+        after = [("n", *batch), created]
+        yield ready.apply(operator, step, _flat(after), after)
+    first = state.order.index(contracted[0]) if contracted else 0
+    end = first + len(contracted)
+    behind = [x for x in state.order[end:] if x not in state.spatial]
+    if state.layout == "nchw" and contracted and behind and state.order[first:end] == contracted:
+        before = [state.order[:first], contracted, state.order[end:]]
+        ready = state.view(before)
+        operator = MatMul(ready.matrix(step.factor, created, contracted), "left")
+        after = [before[0], created, before[2]]
+        yield ready.apply(operator, step, _flat(after), after)
+
+
+def _fold_width(convolution: Convolution, batch: int) -> Convolution:
+    """The convolution on a view whose last axis holds `batch` interleaved images."""
+    before, after = convolution.padding[-1]
+    return replace(
+        convolution,
+        size=(*convolution.size[:-1], convolution.size[-1] * batch),
+        padding=(*convolution.padding[:-1], (before * batch, after * batch)),
+        dilation=(
+            *convolution.dilation[:-1],
+            convolution.dilation[-1] * batch if convolution.kernel[-1] > 1 else 1,
+        ),
+    )
+
+
+def _flat(groups: Groups) -> tuple[str, ...]:
+    return tuple(x for group in groups for x in group)

@@ -1,0 +1,134 @@
+"""Plan: how one layer is executed, as an ordered list of standard operators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edgekron.plan.convolution import Convolution
+from edgekron.structure import Structure
+
+Layout = Literal["nchw", "nhwc"]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Where the constant of a step comes from: a merged factor, transposed and reshaped.
+
+    axes: a permutation of the axes of the factor's value ``(labels.., f, c, k..)``.
+    """
+
+    factor: int
+    axes: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"factor {self.factor} as {_extents(self.shape)}"
+
+
+@dataclass(frozen=True)
+class View:
+    """Reshape; exactly one extent is -1, the one that holds the batch."""
+
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"view {_extents(self.shape)}"
+
+
+@dataclass(frozen=True)
+class Permute:
+    """Transpose the axes."""
+
+    order: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"permute {','.join(map(str, self.order))}"
+
+
+@dataclass(frozen=True)
+class Convolve:
+    """A (grouped) convolution in the plan's layout: weight (out, in per group, k..)."""
+
+    weight: Weight
+    convolution: Convolution
+    groups: int = 1
+    bias: bool = False
+
+    def __str__(self) -> str:
+        c = self.convolution
+        parts = [f"convolve {_extents(c.size)} by {self.weight}"]
+        if any(s > 1 for s in c.stride):
+            parts.append(f"stride {_extents(c.stride)}")
+        if any(p != (0, 0) for p in c.padding):
+            parts.append("padding " + "x".join(f"{a}" if a == b else f"{a}+{b}" for a, b in c.padding))
+        if any(d > 1 for d in c.dilation):
+            parts.append(f"dilation {_extents(c.dilation)}")
+        if self.groups > 1:
+            parts.append(f"groups {self.groups}")
+        if self.bias:
+            parts.append("bias")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class MatMul:
+    """Matrix product with a constant: ``W @ x`` (left, W is (out, in)) or ``x @ W`` (right, (in, out))."""
+
+    weight: Weight
+    side: Literal["left", "right"]
+
+    def __str__(self) -> str:
+        return f"matmul {self.side} {self.weight}"
+
+
+@dataclass(frozen=True)
+class AddBias:
+    """Add the layer's bias along the channel axis, given as an extent per axis."""
+
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"bias {_extents(self.shape)}"
+
+
+Step = View | Permute | Convolve | MatMul | AddBias
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One layer as operators: input (N, C, size..) or (N, size.., C), output the same with F.
+
+    merges: which factors of `structure` are densified together before execution; the weights of
+    the steps refer to the merged factors. macs: multiplications for one image, moved: elements
+    that permutes copy for one image, cost: the figure plans are compared by (see plan/cost.py).
+    """
+
+    structure: Structure
+    convolution: Convolution
+    layout: Layout
+    merges: tuple[tuple[int, ...], ...]
+    steps: tuple[Step, ...]
+    macs: int
+    moved: int
+    cost: float
+
+    @property
+    def permutes(self) -> int:
+        """Number of transposes."""
+        return sum(isinstance(step, Permute) for step in self.steps)
+
+    @property
+    def is_dense(self) -> bool:
+        """All factors are merged into the dense weight before execution."""
+        return len(self.merges) == 1
+
+    def __str__(self) -> str:
+        head = f"{self.structure} on {_extents(self.convolution.size)} in {self.layout}"
+        if any(len(group) > 1 for group in self.merges):
+            head += ", factors " + " ".join("·".join(map(str, group)) for group in self.merges)
+        return "\n".join([head, *(f"  {step}" for step in self.steps)])
+
+
+def _extents(shape: tuple[int, ...]) -> str:
+    return "x".join("N" if n == -1 else str(n) for n in shape)

@@ -1,0 +1,60 @@
+"""Plug-ins: formats and runtimes by name, found by entry points and loaded when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import cast
+
+from edgekron.errors import MissingExtraError, UsageError
+from edgekron.exporter import Exporter
+from edgekron.runtime import Runtime
+
+EXTRAS = {"onnx": "onnx", "onnxruntime": "onnx", "tflite": "tflite", "litert": "tflite"}
+
+
+def names(group: str) -> list[str]:
+    """Names of all plug-ins of a group: 'exporters' or 'runtimes'."""
+    return sorted(entry.name for entry in entry_points(group=f"edgekron.{group}"))
+
+
+def exporter(name: str) -> Exporter:
+    """The exporter of a format; UsageError if unknown, MissingExtraError if not installed."""
+    return cast(Exporter, _load("exporters", "format", name)())
+
+
+def runtime(name: str) -> Runtime:
+    """A runtime by name; UsageError if unknown, MissingExtraError if not installed."""
+    return cast(Runtime, _load("runtimes", "runtime", name)())
+
+
+def format_of(path: Path) -> str:
+    """The format that a file's suffix stands for."""
+    found = names("exporters")
+    if path.suffix.removeprefix(".") not in found:
+        raise UsageError(f"{path}: the suffix says no format; known are {', '.join(f'.{n}' for n in found)}")
+    return path.suffix.removeprefix(".")
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """' Did you mean ..?' or nothing."""
+    close = get_close_matches(name, list(known), n=1)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def _load(group: str, what: str, name: str) -> type:
+    found: dict[str, EntryPoint] = {e.name: e for e in entry_points(group=f"edgekron.{group}")}
+    if name not in found:
+        raise UsageError(
+            f"unknown {what} '{name}': known are {', '.join(sorted(found))}.{suggestion(name, found)}"
+        )
+    try:
+        return cast(type, found[name].load())
+    except ImportError as error:
+        extra = EXTRAS.get(name, name)
+        missing = error.name or str(error)
+        raise MissingExtraError(
+            f"{what} '{name}' needs the package '{missing}': pip install 'edgekron[{extra}]'"
+        ) from error

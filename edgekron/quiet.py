@@ -1,0 +1,47 @@
+"""Quiet: keep the chatter of C++ libraries off the terminal."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Catch what native code and loggers write to file descriptors 1 and 2; show it if the work fails.
+
+    Converters and interpreters announce themselves on the process's own stderr, below Python. A
+    process whose descriptors are closed is left alone.
+    """
+    try:
+        saved = [os.dup(fd) for fd in (1, 2)]
+    except OSError:
+        yield
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    level = logging.root.manager.disable
+    with tempfile.TemporaryFile() as chatter, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        for fd in (1, 2):
+            os.dup2(chatter.fileno(), fd)
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for fd, original in zip((1, 2), saved, strict=True):
+                os.dup2(original, fd)
+                os.close(original)
+            logging.disable(level)
+            if failed and os.environ.get("EDGEKRON_DEBUG"):
+                chatter.seek(0)
+                os.write(2, chatter.read())

@@ -1,0 +1,31 @@
+"""Runtime: what executes an artifact on this machine. Add one by imitating a folder under exporters/."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from edgekron.artifact import Array, TensorInfo
+
+
+class Session(Protocol):
+    """A file loaded and ready to run; arrays are in the file's own layout."""
+
+    inputs: tuple[TensorInfo, ...]
+
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
+        """Outputs for these inputs, in the order of the file."""
+
+
+class Runtime(Protocol):
+    """A library that executes files of some formats."""
+
+    name: str
+    formats: tuple[str, ...]
+
+    def version(self) -> str:
+        """Version of the library."""
+
+    def open(self, path: Path, *, threads: int = 1) -> Session:
+        """Load a file; UsageError if it is no file of these formats."""

@@ -1,0 +1,115 @@
+"""Candidates: every two-factor structure of one layer with its exact error, size and work.
+
+All shapes of the first factor and all ranks are candidates. The squared error of every rank of a
+shape comes from the eigenvalues of the smaller Gram matrix of the rearranged weight: in float64
+where that matrix is at most 512 wide, in float32 above (relative error of the result below 1e-5).
+Shapes whose smaller Gram matrix is wider than `WIDEST` are left out.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgekron.decomposition import squared_errors
+from edgekron.structure import Structure
+
+EXACT = 512
+WIDEST = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Non-dominated choices of one layer; the last is the dense weight (structure None, error 0).
+
+    parameters, macs: stored numbers and multiplications for one image; errors: ``‖W−Ŵ‖²/‖W‖²``.
+    """
+
+    structures: list[Structure | None]
+    parameters: NDArray[np.int64]
+    macs: NDArray[np.int64]
+    errors: NDArray[np.float64]
+
+
+def first_shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """All shapes of the first of two factors, without the two trivial ones (all ones, all of W)."""
+    choices = product(*([k for k in range(1, n + 1) if n % k == 0] for n in shape))
+    return [first for first in choices if 1 < math.prod(first) < math.prod(shape)]
+
+
+def spectra_shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The shapes of the first factor that are searched, the expensive ones first."""
+
+    def width(first: tuple[int, ...]) -> int:
+        return min(math.prod(first), math.prod(shape) // math.prod(first))
+
+    return sorted((s for s in first_shapes(shape) if width(s) <= WIDEST), key=width, reverse=True)
+
+
+def relative_errors(weight: Tensor, first: tuple[int, ...]) -> NDArray[np.float64]:
+    """``‖W−Ŵ‖²/‖W‖²`` for ranks 0.. of one shape of the first factor."""
+    width = min(math.prod(first), weight.numel() // math.prod(first))
+    dtype = torch.float64 if width <= EXACT else torch.float32
+    errors = squared_errors(weight, first, dtype=dtype).numpy()
+    return np.asarray(errors / errors[0]) if errors[0] > 0 else errors
+
+
+def candidates(
+    shape: tuple[int, ...],
+    spectra: dict[tuple[int, ...], NDArray[np.float64]],
+    macs_of: Callable[[Structure], int],
+    dense_macs: int,
+) -> Candidates:
+    """All structures that need fewer parameters and no more MACs than dense, Pareto-filtered.
+
+    spectra: relative error of every rank by shape of the first factor; macs_of: multiplications of
+    a structure in this layer (linear in the rank).
+    """
+    firsts, ranks, rows = list(spectra), [], []
+    for index, first in enumerate(firsts):
+        second = tuple(n // k for n, k in zip(shape, first, strict=True))
+        each = math.prod(first) + math.prod(second)
+        macs = macs_of(Structure.gkpd(first, second, 1))
+        most = min((math.prod(shape) - 1) // each, dense_macs // macs, len(spectra[first]) - 1)
+        rank = np.arange(1, most + 1)
+        ranks.append(np.stack([np.full(most, index), rank]))
+        rows.append(np.stack([rank * each, rank * macs, spectra[first][1 : most + 1]]))
+    table = np.concatenate([*rows, np.array([[math.prod(shape)], [dense_macs], [0.0]])], axis=1)
+    origin = np.concatenate([*ranks, np.zeros((2, 1), int)], axis=1)
+    kept = [k for k in pareto(table) if k < table.shape[1] - 1] + [table.shape[1] - 1]
+    structures: list[Structure | None] = []
+    for index, rank in origin[:, kept[:-1]].T.tolist():
+        second = tuple(n // k for n, k in zip(shape, firsts[index], strict=True))
+        structures.append(Structure.gkpd(firsts[index], second, rank))
+    parameters, macs, errors = table[:, kept]
+    return Candidates([*structures, None], parameters.astype(np.int64), macs.astype(np.int64), errors)
+
+
+def pareto(table: NDArray[np.float64]) -> list[int]:
+    """Columns of (three costs, n) that no other column equals or beats in all three.
+
+    Sweep by the first cost, keeping the staircase of the other two.
+    """
+    kept: list[int] = []
+    seconds: list[float] = []  # ascending, with their thirds descending
+    thirds: list[float] = []
+    for k in np.lexsort(table[::-1]):
+        _, second, third = table[:, k].tolist()
+        at = bisect_left(seconds, second)
+        covered = at < len(seconds) and seconds[at] == second and thirds[at] <= third
+        if covered or (at and thirds[at - 1] <= third):
+            continue
+        end = at
+        while end < len(seconds) and thirds[end] >= third:
+            end += 1
+        seconds[at:end], thirds[at:end] = [second], [third]
+        kept.append(int(k))
+    return kept

@@ -1,0 +1,1 @@
+"""ONNX: exporter and onnxruntime."""

@@ -1,0 +1,146 @@
+"""ONNX exporter: lowered network -> torch.onnx (dynamo) -> onnxsim -> checked bytes."""
+
+from __future__ import annotations
+
+import io
+
+import onnx
+import onnxsim
+import torch
+from onnx import checker, helper
+from torch import nn
+
+from edgekron import __version__
+from edgekron.artifact import Manifest
+from edgekron.errors import UnsupportedError, UsageError
+from edgekron.exporter import Exported, ExportOptions, Operator
+from edgekron.lower import lower
+from edgekron.network import Inputs
+from edgekron.quiet import quiet
+
+DEFAULT_OPSET = 18
+"""With IR 8, what onnxruntime 1.14 and newer load."""
+OLDEST_OPSET = 18
+"""The oldest that torch.onnx's translations are written for."""
+KEY = "edgekron"
+
+
+class OnnxExporter:
+    """Standard ONNX in the default operator domain, NCHW as in PyTorch."""
+
+    format = "onnx"
+    suffix = ".onnx"
+    runtime = "onnxruntime"
+
+    def export(self, model: nn.Module, inputs: Inputs, options: ExportOptions) -> Exported:
+        """Convert the network; raises UsageError for an opset or layout that cannot be had."""
+        opset = options.opset or DEFAULT_OPSET
+        newest = onnx.defs.onnx_opset_version()
+        if not OLDEST_OPSET <= opset <= newest:
+            raise UsageError(f"--opset {opset}: this version exports {OLDEST_OPSET} to {newest}")
+        if options.layout == "nhwc":
+            raise UsageError("--layout nhwc is for TFLite; ONNX files keep PyTorch's nchw")
+        lowered, plans = lower(model, inputs, layout="nchw", plan=options.plan)
+        names = tuple(f"input_{k}" for k in range(len(inputs))) if len(inputs) > 1 else ("input",)
+        with torch.no_grad():
+            results = lowered(*inputs)
+        count = 1 if isinstance(results, torch.Tensor) else len(results)
+        outputs = tuple(f"output_{k}" for k in range(count)) if count > 1 else ("output",)
+        proto = _convert(lowered, inputs, names, outputs, opset, options.dynamic_batch)
+        return Exported(_checked(proto, opset), "nchw", names, outputs, plans)
+
+    def with_manifest(self, data: bytes, manifest: Manifest) -> bytes:
+        """The same file with the manifest in its metadata."""
+        proto = onnx.load_model_from_string(data)
+        helper.set_model_props(proto, {KEY: manifest.to_text()})
+        return proto.SerializeToString(deterministic=True)
+
+    def manifest(self, data: bytes) -> Manifest | None:
+        """The manifest of a file; None if edgekron did not make it."""
+        texts = [prop.value for prop in _parse(data).metadata_props if prop.key == KEY]
+        return Manifest.from_text(texts[0]) if texts else None
+
+    def operators(self, data: bytes) -> list[Operator]:
+        """The nodes of the graph."""
+        return [Operator(node.op_type, tuple(node.output)) for node in _parse(data).graph.node]
+
+
+def _convert(
+    model: nn.Module,
+    inputs: Inputs,
+    names: tuple[str, ...],
+    outputs: tuple[str, ...],
+    opset: int,
+    dynamic_batch: bool,
+) -> onnx.ModelProto:
+    """torch.onnx and onnxsim."""
+    batch = torch.export.Dim("batch", min=1)
+    # A batch of one would be taken for a constant by torch.export: trace with two.
+    traced = tuple(torch.cat([x, x]) for x in inputs) if dynamic_batch else inputs
+    try:
+        with quiet():
+            program = torch.onnx.export(
+                model,
+                traced,
+                dynamo=True,
+                input_names=names,
+                output_names=outputs,
+                opset_version=opset,
+                dynamic_shapes=tuple({0: batch} for _ in inputs) if dynamic_batch else None,
+                verbose=False,
+                optimize=True,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        reason = _root_cause(error)
+        raise UnsupportedError(f"torch.onnx cannot export this network: {reason}") from error
+    assert program is not None
+    buffer = io.BytesIO()
+    program.save(buffer)
+    with quiet():
+        simplified, same = onnxsim.simplify(onnx.load_model_from_string(buffer.getvalue()))
+    if not same:
+        raise UnsupportedError("onnxsim changed the outputs of the network; please report this network")
+    assert isinstance(simplified, onnx.ModelProto)
+    return simplified
+
+
+def _checked(proto: onnx.ModelProto, opset: int) -> bytes:
+    """Set producer and versions; full check by onnx; only standard operators."""
+    proto.producer_name, proto.producer_version = "edgekron", __version__
+    proto.ir_version = helper.find_min_ir_version_for(list(proto.opset_import))
+    for node in proto.graph.node:
+        node.ClearField("metadata_props")  # torch's stack traces name the exporting machine's folders
+        node.ClearField("doc_string")
+    for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
+        if hasattr(value, "metadata_props"):
+            value.ClearField("metadata_props")
+    proto.graph.ClearField("metadata_props")
+    proto.ClearField("metadata_props")
+    foreign = {f"{entry.domain}" for entry in proto.opset_import} - {"", "ai.onnx"}
+    versions = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
+    if foreign or versions != [opset] or proto.functions:
+        raise UnsupportedError(
+            f"the exported graph is not plain ONNX of opset {opset}: domains {sorted(foreign)}, "
+            f"versions {versions}, {len(proto.functions)} functions"
+        )
+    checker.check_model(proto, full_check=True)
+    return proto.SerializeToString(deterministic=True)
+
+
+def _parse(data: bytes) -> onnx.ModelProto:
+    try:
+        proto = onnx.load_model_from_string(data)
+    except Exception as error:  # protobuf's own DecodeError, whose module depends on the version
+        raise UsageError("not an ONNX file, or a damaged one") from error
+    if not proto.graph.node:
+        raise UsageError("not an ONNX file, or one without a graph")
+    return proto
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+

@@ -1,0 +1,1 @@
+"""TFLite: exporter and LiteRT."""

@@ -1,0 +1,143 @@
+"""TFLite exporter: lowered network -> torch.export -> litert-torch -> checked bytes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")  # read at import
+
+import litert_torch
+import torch
+from torch import nn
+
+from edgekron.artifact import Manifest
+from edgekron.errors import UnsupportedError, UsageError
+from edgekron.exporter import Exported, ExportOptions, Operator
+from edgekron.lower import lower
+from edgekron.network import Inputs
+from edgekron.plan import Layout, Plan
+from edgekron.plan.steps import View
+from edgekron.quiet import quiet
+from edgekron_tflite.flatbuffer import get_metadata, operators, pack, parse, rename, set_metadata
+from edgekron_tflite.rewrite import rewrite
+
+KEY = "edgekron"
+UNDELEGATED = {
+    "BROADCAST_TO": "a weight or constant is computed at run time; store it as a buffer",
+    "PADV2": "a max-pool with padding that does not follow a ReLU; pad after the ReLU, or pool without padding",
+    "CONV_3D": "3-D convolutions run on a slow kernel",
+}
+
+
+class TfliteExporter:
+    """TFLite in float32 with builtin operators only, images channels-last by default."""
+
+    format = "tflite"
+    suffix = ".tflite"
+    runtime = "litert"
+
+    def export(self, model: nn.Module, inputs: Inputs, options: ExportOptions) -> Exported:
+        """Convert the network; UnsupportedError if litert-torch cannot."""
+        if options.opset is not None:
+            raise UsageError("--opset is for ONNX; TFLite operators have versions of their own")
+        layout: Layout = options.layout or "nhwc"
+        # A folded form views the batch together with pixels, which the converter cannot do symbolically.
+        accept = _has_no_view if options.dynamic_batch else _anything
+        lowered, plans = lower(model, inputs, layout="nhwc", plan=options.plan, accept=accept)
+        images = [k for k, x in enumerate(inputs) if x.dim() == 4]
+        with torch.no_grad():
+            results = lowered(*inputs)
+        results = (results,) if isinstance(results, torch.Tensor) else tuple(results)
+        image_results = [k for k, y in enumerate(results) if y.dim() == 4]
+        names = tuple(f"input_{k}" for k in range(len(inputs))) if len(inputs) > 1 else ("input",)
+        outputs = tuple(f"output_{k}" for k in range(len(results))) if len(results) > 1 else ("output",)
+        model_bytes = _convert(
+            lowered,
+            inputs,
+            images if layout == "nhwc" else [],
+            image_results if layout == "nhwc" else [],
+            options.dynamic_batch,
+        )
+        tree = parse(model_bytes)
+        rename(tree, names, outputs)
+        transposes = sum(plan.permutes for choices in plans.values() for plan in choices)
+        if layout == "nchw":
+            transposes += len(images) + len(image_results)
+        warnings = _check([op.name for op in operators(tree)], transposes)
+        return Exported(pack(tree), layout, names, outputs, plans, warnings)
+
+    def with_manifest(self, data: bytes, manifest: Manifest) -> bytes:
+        """The same file with the manifest in its metadata."""
+        tree = parse(data)
+        set_metadata(tree, KEY, manifest.to_text().encode())
+        return pack(tree)
+
+    def manifest(self, data: bytes) -> Manifest | None:
+        """The manifest of a file; None if edgekron did not make it."""
+        text = get_metadata(parse(data), KEY)
+        return None if text is None else Manifest.from_text(text.decode())
+
+    def operators(self, data: bytes) -> list[Operator]:
+        """The operators of all subgraphs."""
+        return operators(parse(data))
+
+
+def _anything(plan: Plan) -> bool:
+    return True
+
+
+def _has_no_view(plan: Plan) -> bool:
+    return not any(isinstance(step, View) for step in plan.steps)
+
+
+def _convert(
+    model: nn.Module, inputs: Inputs, images: list[int], image_results: list[int], dynamic_batch: bool
+) -> bytes:
+    """torch.export, our rewrites, litert-torch."""
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    if dynamic_batch:
+        inputs = tuple(torch.cat([x, x]) for x in inputs)
+    dynamic = tuple({0: batch} for _ in inputs) if dynamic_batch else None
+    with quiet(), tempfile.TemporaryDirectory() as folder:
+        try:
+            traced = rewrite(torch.export.export(model, inputs, dynamic_shapes=dynamic).module())
+            network: nn.Module = traced
+            if images or image_results:
+                network = litert_torch.to_channel_last_io(traced, args=images, outputs=image_results)
+            samples = tuple(
+                x.permute(0, 2, 3, 1).contiguous() if k in images else x for k, x in enumerate(inputs)
+            )
+            shapes = None if dynamic is None else (dynamic if network is traced else (dynamic,))
+            converted = litert_torch.convert(network, samples, dynamic_shapes=shapes)
+            path = Path(folder) / "model.tflite"
+            converted.export(str(path))
+            return path.read_bytes()
+        except Exception as error:  # anything may come out of a converter
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            reason = lines[0] if lines else type(error).__name__
+            raise UnsupportedError(f"litert-torch cannot convert this network: {reason}") from error
+
+
+def _check(names: list[str], transposes: int) -> tuple[str, ...]:
+    """Refuse operators that stock runtimes lack; warn of those that leave the XNNPACK delegate."""
+    count = Counter(names)
+    foreign = sorted(name for name in count if name.startswith(("STABLEHLO_", "CUSTOM")))
+    if foreign:
+        raise UnsupportedError(
+            f"the network needs operators that stock TFLite runtimes do not have: {', '.join(foreign)}"
+        )
+    warnings = [
+        f"{count[name]} x {name} is not delegated to XNNPACK: {why}"
+        for name, why in UNDELEGATED.items()
+        if count[name]
+    ]
+    if count["TRANSPOSE"] > transposes:
+        extra = count["TRANSPOSE"] - transposes
+        warnings.append(
+            f"{extra} more TRANSPOSE than the plans need ({transposes}): the converter added them around "
+            "operators that it cannot run channels-last"
+        )
+    return tuple(warnings)

@@ -1,0 +1,93 @@
+"""Flatbuffer: operators and metadata of a .tflite file."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from edgekron.errors import UsageError
+from edgekron.exporter import Operator
+
+IDENTIFIER = b"TFL3"
+_NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+
+
+def parse(data: bytes) -> Any:
+    """The model as the schema's object tree; UsageError if the bytes are no TFLite file."""
+    if data[4:8] != IDENTIFIER:
+        raise UsageError("not a TFLite file")
+    try:
+        return schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
+    except (struct.error, IndexError, ValueError, TypeError, AttributeError, UnicodeDecodeError) as error:
+        raise UsageError("a damaged TFLite file") from error
+
+
+def operators(model: Any) -> list[Operator]:
+    """The operators of all subgraphs in order; a custom operator is named CUSTOM:name."""
+    names = []
+    for code in model.operatorCodes:
+        builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
+        custom = code.customCode.decode() if code.customCode else None
+        names.append(f"CUSTOM:{custom}" if custom else _NAMES[builtin])
+    return [
+        Operator(names[op.opcodeIndex], tuple(graph.tensors[t].name.decode() for t in op.outputs))
+        for graph in model.subgraphs
+        for op in graph.operators
+    ]
+
+
+def get_metadata(model: Any, name: str) -> bytes | None:
+    """The metadata buffer of this name."""
+    for entry in model.metadata or []:
+        if entry.name == name.encode():
+            data = model.buffers[entry.buffer].data
+            return bytes(data) if data is not None else b""
+    return None
+
+
+def set_metadata(model: Any, name: str, value: bytes) -> None:
+    """Add a metadata buffer, or replace the one of this name."""
+    for entry in model.metadata or []:
+        if entry.name == name.encode():
+            model.buffers[entry.buffer].data = np.frombuffer(value, np.uint8)
+            return
+    buffer, entry = schema.BufferT(), schema.MetadataT()
+    buffer.data = np.frombuffer(value, np.uint8)
+    entry.name, entry.buffer = name.encode(), len(model.buffers)
+    model.buffers.append(buffer)
+    model.metadata = [*(model.metadata or []), entry]
+
+
+class _AlignedBuilder(flatbuffers.Builder):  # type: ignore[misc]
+    """Puts byte vectors on 16 bytes, as the schema's force_align asks of buffers and Python ignores."""
+
+    def StartVector(self, elemSize: int, numElems: int, alignment: int) -> Any:  # noqa: N802, N803
+        return super().StartVector(elemSize, numElems, max(alignment, 16) if elemSize == 1 else alignment)
+
+
+def pack(model: Any) -> bytes:
+    """The object tree as the bytes of a file."""
+    builder = _AlignedBuilder(1 << 20)
+    builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def rename(model: Any, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+    """Give the inputs and outputs of the main graph and its signature these names."""
+    graph = model.subgraphs[0]
+    for indices, names in ((graph.inputs, inputs), (graph.outputs, outputs)):
+        for index, name in zip(indices, names, strict=True):
+            graph.tensors[index].name = name.encode()
+    for signature in model.signatureDefs or []:
+        if signature.subgraphIndex == 0:
+            for maps, tensors, names in (
+                (signature.inputs, graph.inputs, inputs),
+                (signature.outputs, graph.outputs, outputs),
+            ):
+                by_tensor = dict(zip((int(t) for t in tensors), names, strict=True))
+                for each in maps:
+                    each.name = by_tensor[each.tensorIndex].encode()

@@ -1,0 +1,66 @@
+"""LiteRT (ai-edge-litert) on this machine's CPU, with the XNNPACK delegate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from edgekron.artifact import Array, TensorInfo
+from edgekron.errors import UsageError
+from edgekron.quiet import quiet
+
+
+class LiteSession:
+    """One TFLite file in a LiteRT interpreter."""
+
+    def __init__(self, interpreter: Interpreter) -> None:
+        self._interpreter = interpreter
+        interpreter.allocate_tensors()
+        self._inputs = interpreter.get_input_details()
+        self._outputs = [detail["index"] for detail in interpreter.get_output_details()]
+        self.inputs = tuple(
+            TensorInfo(
+                detail["name"].removeprefix("serving_default_").removesuffix(":0"),
+                tuple(int(n) for n in detail["shape_signature"]),
+                np.dtype(detail["dtype"]).name,
+            )
+            for detail in self._inputs
+        )
+        self._shapes = [tuple(detail["shape"]) for detail in self._inputs]
+
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
+        """Outputs for these inputs; a file with a free batch is resized to theirs."""
+        shapes = [x.shape for x in inputs]
+        if shapes != self._shapes:
+            for detail, shape in zip(self._inputs, shapes, strict=True):
+                self._interpreter.resize_tensor_input(detail["index"], shape, strict=True)
+            self._interpreter.allocate_tensors()
+            self._shapes = shapes
+        for detail, x in zip(self._inputs, inputs, strict=True):
+            self._interpreter.set_tensor(detail["index"], x)
+        self._interpreter.invoke()
+        return [self._interpreter.get_tensor(index) for index in self._outputs]
+
+
+class LiteRuntime:
+    """ai-edge-litert, CPU."""
+
+    name = "litert"
+    formats = ("tflite",)
+
+    def version(self) -> str:
+        """Version of ai-edge-litert."""
+        return version("ai-edge-litert")
+
+    def open(self, path: Path, *, threads: int = 1) -> LiteSession:
+        """Load a file on this many threads."""
+        try:
+            with quiet():
+                return LiteSession(Interpreter(model_path=str(path), num_threads=threads))
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UsageError(f"{path}: LiteRT cannot load this file: {reason}") from error
