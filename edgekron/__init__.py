@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from edgekron.api import bench as bench
-    from edgekron.api import export as export
-    from edgekron.api import inspect as inspect
-    from edgekron.api import verify as verify
+    from edgekron.verbs.bench import bench as bench
+    from edgekron.verbs.export import export as export
+    from edgekron.verbs.inspect import inspect as inspect
+    from edgekron.verbs.verify import verify as verify
     from edgekron.checkpoint import load as load
     from edgekron.checkpoint import save as save
     from edgekron.compression import CompressionReport as CompressionReport
@@ -37,15 +37,15 @@ _HOMES = {
     "KroneckerConv2d": "layers",
     "KroneckerLinear": "layers",
     "Structure": "structure",
-    "bench": "api",
-    "compress": "compress",
+    "bench": "verbs.bench",
+    "compress": "compression",
     "decompose": "decomposition",
-    "export": "api",
-    "inspect": "api",
+    "export": "verbs.export",
+    "inspect": "verbs.inspect",
     "kronecker_to_tensor": "decomposition",
     "load": "checkpoint",
     "save": "checkpoint",
-    "verify": "api",
+    "verify": "verbs.verify",
 }
 __all__ = sorted(_HOMES)
 

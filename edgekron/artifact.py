@@ -1,4 +1,4 @@
-"""Artifact: an exported file and its manifest; the only place that writes them, atomically."""
+"""Artifact: what an exported file says of itself, and the layout of its arrays."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -39,7 +38,7 @@ class LayerRecord:
 class Manifest:
     """What a file says of itself; stored inside it, in the format's own metadata.
 
-    layout: of 4-D inputs and outputs; parameters and macs: (dense network, this network), MACs for
+    layout: of 4-D inputs and outputs; inputs: as the PyTorch network takes them (nchw); parameters and macs: (dense network, this network), MACs for
     one image; source_sha256: of the checkpoint it was made from; parity: the report's summary.
     """
 
@@ -107,7 +106,6 @@ def from_layout(arrays: Sequence[Array], layout: str) -> list[Array]:
     ]
 
 
-def sha256(path: Path) -> str:
-    """Checksum of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def checksum(data: bytes) -> str:
+    """sha256 of the bytes of a file."""
+    return hashlib.sha256(data).hexdigest()

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgekron.decomposition import Factors, decompose, kronecker_to_tensor, one_thread
-from edgekron.errors import UnsupportedError, UsageError
+from edgekron.errors import EdgekronError, UnsupportedError, UsageError
 from edgekron.layers import KroneckerConv2d, KroneckerLayer, KroneckerLinear
 from edgekron.network import (
     Inputs,
@@ -27,7 +28,13 @@ from edgekron.network import (
     replace_module,
     structure_macs,
 )
-from edgekron.selection.candidates import Candidates, candidates, relative_errors, spectra_shapes
+from edgekron.selection.candidates import (
+    Candidates,
+    candidates,
+    first_shapes,
+    relative_errors,
+    spectra_shapes,
+)
 from edgekron.selection.knapsack import choose
 from edgekron.structure import Structure
 from edgekron.table import table
@@ -40,7 +47,7 @@ _CHOSEN_DENSE = "no structure is worth its error within the budget"
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """What became of one layer: its structure, or why it is dense.
+    """What became of one layer: its structure, or why it was left as it was.
 
     relative_error: ‖W−Ŵ‖/‖W‖; parameters and macs: before and after; MACs for one image.
     """
@@ -66,12 +73,12 @@ class CompressionReport:
     @property
     def ratio(self) -> float:
         """Parameters before over after."""
-        return self.parameters[0] / self.parameters[1]
+        return _times(self.parameters)
 
     @property
     def macs_ratio(self) -> float:
         """MACs before over after."""
-        return self.macs[0] / self.macs[1]
+        return _times(self.macs)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -82,8 +89,7 @@ class CompressionReport:
         """The report that `to_json` wrote."""
         pairs = ("shape", "parameters", "macs")
         layers = tuple(
-            LayerChoice(**{k: tuple(v) if k in pairs else v for k, v in row.items()})
-            for row in data["layers"]
+            LayerChoice(**(row | {key: tuple(row[key]) for key in pairs})) for row in data["layers"]
         )
         return CompressionReport(layers, tuple(data["parameters"]), tuple(data["macs"]))
 
@@ -93,9 +99,9 @@ class CompressionReport:
                 layer.name,
                 "x".join(map(str, layer.shape)),
                 layer.structure or f"dense: {layer.reason}",
-                f"{layer.relative_error:.3f}" if layer.structure else "",
-                f"{layer.parameters[0] / layer.parameters[1]:.2f}x",
-                f"{layer.macs[0] / layer.macs[1]:.2f}x" if layer.macs[1] else "",
+                "" if layer.reason else f"{layer.relative_error:.3f}",
+                f"{_times(layer.parameters):.2f}x",
+                f"{_times(layer.macs):.2f}x" if layer.macs[1] else "",
             ]
             for layer in self.layers
         ]
@@ -105,6 +111,11 @@ class CompressionReport:
             f"parameters {self.parameters[0]:,} -> {self.parameters[1]:,} ({self.ratio:.2f}x), "
             f"MACs {self.macs[0]:,} -> {self.macs[1]:,} ({self.macs_ratio:.2f}x)"
         )
+
+
+def _times(pair: tuple[int, int]) -> float:
+    before, after = pair
+    return before / after if after else 1.0
 
 
 def compress(
@@ -161,9 +172,15 @@ def ineligible(use: LayerUse) -> str | None:
         return f"padding_mode='{module.padding_mode}', only 'zeros' is supported"
     if not use.sizes:
         return "not reached by the forward pass"
+    if use.tied:
+        return "it shares a parameter with another module"
+    if not isinstance(module.weight, nn.Parameter):
+        return "the weight is computed from other parameters (weight_norm, pruning)"
     if not torch.isfinite(module.weight).all():
         return "the weight holds NaN or infinity"
-    if sum(n > 1 for n in module.weight.shape) < 2 and len(set(module.weight.shape)) <= 2:
+    size = module.weight.numel()
+    firsts = map(math.prod, first_shapes(tuple(module.weight.shape)))
+    if all(first + size // first >= size for first in firsts):
         return "no two-factor structure is smaller"
     return None
 
@@ -241,7 +258,7 @@ def layer_candidates(
         result[name] = candidates(
             tuple(_weight(use).shape),
             spectra[name],
-            lambda structure, use=use: structure_macs(use.module, use, structure),  # type: ignore[misc]
+            partial(structure_macs, use),
             layer_macs(use),
         )
         if progress:
@@ -271,7 +288,14 @@ def _build(
     before = parameters(model), sum(map(layer_macs, uses.values()))
     small = copy.deepcopy(model)
     modules = dict(small.named_modules())
-    factored = _in_parallel(lambda name: decompose(_weight(uses[name]), chosen[name]), list(chosen))
+
+    def factor(name: str) -> Factors:
+        try:
+            return decompose(_weight(uses[name]), chosen[name])
+        except EdgekronError as error:
+            raise type(error)(f"layer '{name}': {error}") from error
+
+    factored = _in_parallel(factor, list(chosen))
     factors = {}
     for done, (name, values) in enumerate(zip(chosen, factored, strict=True), 1):
         factors[name] = values
@@ -280,19 +304,19 @@ def _build(
     layers = []
     for name, use in uses.items():
         weight, structure, error = _weight(use).detach(), chosen.get(name), 0.0
-        own = weight.numel(), layer_macs(use)
-        after = own
+        own = after = _stored(use), layer_macs(use)
         if structure is not None:
             small = replace_module(small, modules[name], compressed_layer(modules[name], factors[name]))
             difference = weight - kronecker_to_tensor(factors[name])
             error = float(difference.norm() / weight.norm().clamp(min=torch.finfo(weight.dtype).tiny))
-            after = structure.parameters, structure_macs(use.module, use, structure)
+            after = structure.parameters, structure_macs(use, structure)
+        became = small.get_submodule(name)
         layers.append(
             LayerChoice(
                 name,
                 type(use.module).__name__,
                 tuple(weight.shape),
-                None if structure is None else str(structure),
+                str(became.structure) if isinstance(became, KroneckerLayer) else None,
                 reasons.get(name),
                 error,
                 (own[0], after[0]),
@@ -313,6 +337,12 @@ def compressed_layer(dense: nn.Module, factors: Factors) -> KroneckerLayer:
     if isinstance(dense, nn.Linear):
         return KroneckerLinear.from_factors(dense, factors)
     raise UnsupportedError(f"{type(dense).__name__} cannot be compressed")
+
+
+def _stored(use: LayerUse) -> int:
+    """Numbers that stand for the weight."""
+    module = use.module
+    return module.structure.parameters if isinstance(module, KroneckerLayer) else _weight(use).numel()
 
 
 def _weight(use: LayerUse) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgekron.decomposition import Factors, merge
+from edgekron.errors import UsageError
 from edgekron.plan.steps import AddBias, Convolve, Layout, MatMul, Permute, Plan, View
 
 _CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
@@ -83,7 +84,11 @@ class LoweredLayer(nn.Module):
         """x: (N, C, size..) or (.., C) -> (N, F, out..) or (.., F)."""
         bias = cast("Tensor | None", self.bias)
         weights = [cast(Tensor, getattr(self, name)) for name in self._names]
-        if not self.plan.convolution.axes:
+        channels, size = self.plan.structure.weight_shape[1], self.plan.convolution.size
+        if tuple(x.shape[1:] if size else x.shape[-1:]) != (channels, *size):
+            expected = ", ".join(map(str, ("N" if size else "..", channels, *size)))
+            raise UsageError(f"lowered for inputs of shape ({expected}), got {tuple(x.shape)}")
+        if not size:
             lead = x.shape[:-1]
             flat = x if len(lead) == 1 else x.reshape(-1, x.shape[-1])
             y = execute(self.plan, weights, flat, bias)
@@ -107,4 +112,8 @@ class LoweredBySize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the plan made for the size of x."""
-        return cast(Tensor, self.layers[self._sizes.index(tuple(x.shape[2:]))](x))
+        size = tuple(x.shape[2:])
+        if size not in self._sizes:
+            known = ", ".join("x".join(map(str, each)) for each in self._sizes)
+            raise UsageError(f"lowered for inputs of size {known}, got {'x'.join(map(str, size))}")
+        return cast(Tensor, self.layers[self._sizes.index(size)](x))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,23 +23,30 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 @dataclass
 class LayerUse:
-    """How often a layer with a weight runs, and on what.
+    """How often a layer with a weight runs for one image, and on what.
 
-    sizes: the spatial sizes of its inputs; outputs: output pixels (or rows, for a linear layer) of
-    one image, summed over all calls.
+    sizes: how many inputs of each spatial size it gets; for a linear layer, how many rows of size
+    (). tied: it shares a parameter with another module.
     """
 
     module: nn.Module
-    sizes: list[tuple[int, ...]] = field(default_factory=list)
-    outputs: int = 0
+    sizes: Counter[tuple[int, ...]] = field(default_factory=Counter)
+    tied: bool = False
+
+    @property
+    def outputs(self) -> int:
+        """Output pixels (or rows, for a linear layer) for one image."""
+        return sum(
+            count * math.prod(layer_convolution(self.module, size).out) for size, count in self.sizes.items()
+        )
 
 
 def as_inputs(example_inputs: Tensor | Inputs) -> Inputs:
     """`example_inputs` as a tuple of tensors."""
-    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-    if not inputs or not all(isinstance(x, Tensor) for x in inputs):
+    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
+    if not isinstance(inputs, tuple | list) or not inputs or not all(isinstance(x, Tensor) for x in inputs):
         raise UsageError("example_inputs is a tensor or a tuple of tensors")
-    return inputs
+    return tuple(inputs)
 
 
 @contextmanager
@@ -64,7 +72,7 @@ def run_model(model: nn.Module, inputs: Inputs) -> tuple[Tensor, ...]:
             outputs = model(*inputs)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             shapes = ", ".join("x".join(map(str, x.shape)) for x in inputs)
-            reason = str(error).strip().splitlines()[0]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UsageError(f"the network does not accept inputs of shape {shapes}: {reason}") from error
     outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
     if not isinstance(outputs, tuple | list) or not all(isinstance(y, Tensor) for y in outputs):
@@ -78,31 +86,37 @@ def layer_uses(model: nn.Module, example_inputs: Tensor | Inputs) -> dict[str, L
     """Every convolution and linear layer by name, dense or compressed, with how it is used.
 
     A layer that the forward pass never reaches has no sizes. A module that stands at several places
-    is listed once, under its first name.
+    is listed once, under its first name. The first axis of the first input counts the images.
     """
     inputs = as_inputs(example_inputs)
     uses: dict[str, LayerUse] = {}
     hooks = []
     batch = inputs[0].shape[0] if inputs[0].dim() else 1
 
-    def record(use: LayerUse) -> Callable[[nn.Module, Any, Tensor], None]:
-        linear = isinstance(use.module, nn.Linear | KroneckerLinear)
+    owners = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
 
-        def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            use.sizes.append(() if linear else tuple(args[0].shape[2:]))
-            use.outputs += output.numel() // output.shape[-1 if linear else 1] // batch
+    def record(use: LayerUse) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Any], None]:
+        linear = isinstance(use.module, nn.Linear | KroneckerLinear)
+        axes = 0 if linear else len(cast("tuple[int, ...]", use.module.kernel_size))
+
+        def hook(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Any) -> None:
+            shape = (*args, *kwargs.values())[0].shape  # (lead.., C, size..)
+            channel = len(shape) - axes - 1
+            use.sizes[tuple(shape[channel + 1 :])] += math.prod(shape[:channel])
 
         return hook
 
     for name, module in model.named_modules():
         if isinstance(module, (*_CONVOLUTIONS, nn.Linear, KroneckerLayer)):
-            uses[name] = LayerUse(module)
-            hooks.append(module.register_forward_hook(record(uses[name])))
+            uses[name] = LayerUse(module, tied=any(owners[id(p)] > 1 for p in module.parameters()))
+            hooks.append(module.register_forward_hook(record(uses[name]), with_kwargs=True))
     try:
         run_model(model, inputs)
     finally:
         for hook in hooks:
             hook.remove()
+    for use in uses.values():
+        use.sizes = Counter({size: -(-count // batch) for size, count in use.sizes.items()})
     return uses
 
 
@@ -118,18 +132,19 @@ def layer_convolution(module: nn.Module, size: tuple[int, ...]) -> Convolution:
     return Convolution(size, kernel, stride, explicit_padding(padding, kernel, stride, dilation), dilation)
 
 
-def structure_macs(module: nn.Module, use: LayerUse, structure: Structure) -> int:
+def structure_macs(use: LayerUse, structure: Structure) -> int:
     """Multiplications for one image if the layer's weight had this structure."""
-    if isinstance(module, nn.Linear | KroneckerLinear):
-        return use.outputs * least_macs(structure, layer_convolution(module, ()))
-    return sum(least_macs(structure, layer_convolution(module, size)) for size in use.sizes)
+    return sum(
+        count * least_macs(structure, layer_convolution(use.module, size))
+        for size, count in use.sizes.items()
+    )
 
 
 def layer_macs(use: LayerUse) -> int:
     """Multiplications of a layer for one image; a compressed layer in the cheapest factor order."""
     module = use.module
     if isinstance(module, KroneckerLayer):
-        return structure_macs(module, use, module.structure)
+        return structure_macs(use, module.structure)
     assert isinstance(module.weight, Tensor)
     return math.prod(module.weight.shape) * use.outputs
 

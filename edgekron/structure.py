@@ -11,7 +11,8 @@ from functools import cached_property
 from edgekron.errors import StructureError
 
 _FACTOR = re.compile(r"\s*(\d+(?:x\d+)+)\s*(?:\[\s*([^\]]*?)\s*\])?\s*")
-_RANK = re.compile(r"\s*([A-Za-z_]\w*)\s*=\s*(\d+)\s*")
+_LABEL = re.compile(r"[A-Za-z_]\w*")
+_RANK = re.compile(rf"\s*({_LABEL.pattern})\s*=\s*(\d+)\s*")
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -59,11 +60,16 @@ class Structure:
                 f"got {sorted(lengths)}"
             )
         sizes = dict(self.ranks)
+        if len(sizes) < len(self.ranks):
+            raise StructureError(f"{self}: a rank is given twice")
         for factor in self.factors:
             if min(factor.shape) < 1:
                 raise StructureError(f"{self}: factor {factor} has an extent below 1")
             if len(set(factor.labels)) < len(factor.labels):
                 raise StructureError(f"{self}: factor {factor} carries a label twice")
+            for label in factor.labels:
+                if not _LABEL.fullmatch(label):
+                    raise StructureError(f"{self}: '{label}' is not a label, expected for instance [a,b]")
         carried = [label for factor in self.factors for label in factor.labels]
         for label in dict.fromkeys(carried):
             if label not in sizes:
@@ -94,8 +100,6 @@ class Structure:
                 )
             extents, labels = match.groups()
             names = tuple(name.strip() for name in labels.split(",")) if labels else ()
-            if not all(name.isidentifier() for name in names):
-                raise StructureError(f"cannot read the labels '[{labels}]' of '{text}': expected [a,b]")
             factors.append(Factor(tuple(map(int, extents.split("x"))), names))
         ranks = []
         for part in sizes.split(",") if sizes.strip() else []:
@@ -103,8 +107,6 @@ class Structure:
             if not match:
                 raise StructureError(f"cannot read the rank '{part.strip()}' of '{text}': expected r=25")
             ranks.append((match[1], int(match[2])))
-        if len(dict(ranks)) < len(ranks):
-            raise StructureError(f"'{text}' gives a rank twice")
         return Structure(tuple(factors), tuple(ranks))
 
     @staticmethod

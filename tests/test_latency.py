@@ -240,8 +240,8 @@ SMALL = CandidateLatency("m.onnx", (1.262, 1.262, 1.262, 1.5), 1, SpeedUp(4.3106
 
 def test_text_is_an_aligned_table_with_warnings_below() -> None:
     assert str(report_of(DENSE, SMALL, cores=(0, 1))).splitlines() == [
-        "candidate   median ms  p90 ms  min ms    cv  speed-up",
-        "dense.onnx       5.44   5.482    5.44  0.5%  baseline",
+        "candidate   median ms  p90 ms  min ms    cv            speed-up",
+        "dense.onnx       5.44   5.482    5.44  0.5%            baseline",
         "m.onnx          1.262   1.429   1.262  7.8%  4.31x [4.27, 4.36]",
         "4 interleaved rounds, pinned to cores 0, 1, Cortex-A76",
         "warning: m.onnx: coefficient of variation 7.8% is above 2.5%: "

@@ -47,6 +47,7 @@ class InvertedResidual(nn.Module):
         self.residual = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (N, inputs, H, W) -> (N, outputs, H/stride, W/stride)."""
         y: Tensor = self.conv(x)
         return x + y if self.residual else y
 

@@ -42,6 +42,7 @@ class BasicBlock(nn.Module):
         self.downsample = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (N, inputs, H, W) -> (N, width, H/stride, W/stride)."""
         y = F.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         return F.relu(y + self.downsample(x))
@@ -69,6 +70,7 @@ class Bottleneck(nn.Module):
         self.downsample = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (N, inputs, H, W) -> (N, 4·width, H/stride, W/stride)."""
         y = F.relu(self.bn1(self.conv1(x)))
         y = F.relu(self.bn2(self.conv2(y)))
         y = self.se(self.bn3(self.conv3(y)))
@@ -87,6 +89,7 @@ class SqueezeExcite(nn.Module):
         self.fc2 = nn.Conv2d(channels // reduction, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (N, channels, H, W) -> the same shape."""
         squeezed = F.relu(self.fc1(x.mean((2, 3), keepdim=True)))
         return x * F.sigmoid(self.fc2(squeezed))
 

@@ -1,7 +1,8 @@
 """Contraction: one factor applied to the state; the mathematics of a plan, free of layout.
 
 The state of a layer under execution is a set of indices: the input digits ``c0, c1, ..`` not yet
-contracted, the output digits ``f0, f1, ..`` already made, the rank labels alive, the spatial axes.
+contracted, the output digits ``f0, f1, ..`` already made, the rank labels ``[r]`` alive, the spatial
+axes.
 Applying factor k contracts ``c_k`` and every label that no remaining factor needs, creates ``f_k``
 and every new label, and keeps as *group* every label that is alive and still needed. So it is one
 convolution with everything else of the state as batch.
@@ -16,7 +17,7 @@ from functools import cached_property, lru_cache
 from itertools import permutations
 
 from edgekron.plan.convolution import Convolution
-from edgekron.structure import Structure
+from edgekron.structure import Factor, Structure
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,16 @@ class Contraction:
 
 
 def index_sizes(structure: Structure) -> dict[str, int]:
-    """Extent of every index: input digits c0.., output digits f0.., rank labels."""
-    sizes = dict(structure.sizes)
+    """Extent of every index: input digits c0.., output digits f0.., rank labels [r].."""
+    sizes = {f"[{label}]": size for label, size in structure.ranks}
     for k, factor in enumerate(structure.factors):
         sizes[f"f{k}"], sizes[f"c{k}"] = factor.shape[:2]
     return sizes
+
+
+def rank_indices(factor: Factor) -> list[str]:
+    """The labels of a factor as indices; in brackets, since a label may be called c0 or axis0."""
+    return [f"[{label}]" for label in factor.labels]
 
 
 def contractions(
@@ -57,6 +63,7 @@ def contractions(
     all padding goes to the first step with extent, the stride to the last (to the first step of all
     if no factor has extent). MACs are for one image.
     """
+    structure.require_shape((*structure.weight_shape[:2], *convolution.kernel), "convolution")
     sizes = index_sizes(structure)
     kernels = [factor.shape[2:] for factor in structure.factors]
     axes = range(convolution.axes)
@@ -67,8 +74,8 @@ def contractions(
     state = [f"c{k}" for k in range(len(structure.factors)) if sizes[f"c{k}"] > 1]
     size, steps = convolution.size, []
     for position, k in enumerate(order):
-        needed = {label for later in order[position + 1 :] for label in structure.factors[later].labels}
-        labels = [label for label in structure.factors[k].labels if sizes[label] > 1]
+        needed = {x for later in order[position + 1 :] for x in rank_indices(structure.factors[later])}
+        labels = [x for x in rank_indices(structure.factors[k]) if sizes[x] > 1]
         contracted = [x for x in state if x == f"c{k}" or (x in labels and x not in needed)]
         groups = [x for x in state if x in labels and x in needed]
         created = [x for x in (*labels, f"f{k}") if x not in state and sizes[x] > 1]
@@ -87,7 +94,9 @@ def contractions(
         )
         seen = (*contracted, *created, *groups, *batch)
         macs = math.prod(sizes[x] for x in seen) * math.prod(step.kernel) * math.prod(step.out)
-        steps.append(Contraction(k, *map(tuple, (contracted, created, groups, batch)), step, macs))
+        steps.append(
+            Contraction(k, tuple(contracted), tuple(created), tuple(groups), tuple(batch), step, macs)
+        )
         state, size = batch + groups + created, step.out
     return tuple(steps)
 

@@ -13,7 +13,7 @@ class Convolution:
 
     size: input extents; kernel, stride, dilation: per axis; padding: zeros (before, after) per axis.
 
-    >>> Convolution(size=(32, 32), kernel=(3, 3), stride=(2, 2), padding=((1, 1), (1, 1)), dilation=(1, 1)).out
+    >>> Convolution((32, 32), kernel=(3, 3), stride=(2, 2), padding=((1, 1), (1, 1)), dilation=(1, 1)).out
     (16, 16)
     """
 

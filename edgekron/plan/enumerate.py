@@ -19,9 +19,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import permutations
+from itertools import pairwise, permutations
 
-from edgekron.plan.contraction import Contraction, contractions, index_sizes
+from edgekron.plan.contraction import Contraction, contractions, index_sizes, rank_indices
 from edgekron.plan.convolution import Convolution
 from edgekron.plan.cost import permute_cost, product_cost
 from edgekron.plan.steps import AddBias, Convolve, Layout, MatMul, Permute, Plan, Step, View, Weight
@@ -114,7 +114,7 @@ class _Partial:
         """The same state in another order: one transpose of as few axes as possible."""
         if order == self.order:
             return self
-        follows = set(zip(order, order[1:], strict=False))
+        follows = set(pairwise(order))
         runs: list[list[str]] = []
         for name in self.order:
             if runs and (runs[-1][-1], name) in follows:
@@ -150,7 +150,7 @@ class _Partial:
     def weight(self, factor: int, rows: Sequence[str], columns: Sequence[str]) -> Weight:
         """The factor with its indices in this order, kernel extents last, as (rows, columns, k..)."""
         shape = self.structure.factors[factor].shape
-        value = [*self.structure.factors[factor].labels, f"f{factor}", f"c{factor}"]
+        value = [*rank_indices(self.structure.factors[factor]), f"f{factor}", f"c{factor}"]
         wanted = [*rows, *columns]
         rest = [x for x in value if x not in wanted]  # of extent 1
         axes = [value.index(x) for x in (*rest, *wanted)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import product
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,8 @@ def evaluate(plan: Plan, factors: Sequence[Array], x: Array, bias: Array | None 
             case AddBias(shape):
                 assert bias is not None
                 x = x + bias.reshape(shape)
+            case _:
+                assert_never(step)
     return x
 
 

@@ -1,1 +1,1 @@
-"""Search: choosing one structure per layer for a whole network under budgets."""
+"""Selection: choosing one structure per layer for a whole network under budgets."""

@@ -58,7 +58,7 @@ def relative_errors(weight: Tensor, first: tuple[int, ...]) -> NDArray[np.float6
     """``‖W−Ŵ‖²/‖W‖²`` for ranks 0.. of one shape of the first factor."""
     width = min(math.prod(first), weight.numel() // math.prod(first))
     dtype = torch.float64 if width <= EXACT else torch.float32
-    errors = squared_errors(weight, first, dtype=dtype).numpy()
+    errors = squared_errors(weight, first, dtype=dtype).cpu().numpy()
     return np.asarray(errors / errors[0]) if errors[0] > 0 else errors
 
 

@@ -1,0 +1,1 @@
+"""Verbs: what the command line and the Python API do with models and artifacts."""

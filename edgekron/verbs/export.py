@@ -1,0 +1,218 @@
+"""Export: model -> a verified artifact on disk."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from edgekron import __version__, plugins
+from edgekron.artifact import LayerRecord, Manifest, TensorInfo, checksum
+from edgekron.errors import ParityError
+from edgekron.exporter import Exported, Exporter, ExportOptions
+from edgekron.files import require_writable, write_atomically
+from edgekron.lower import PlanChoice
+from edgekron.network import Inputs, as_inputs, layer_macs, layer_uses, parameters, run_model
+from edgekron.parity import ParityReport, Tolerance, compare
+from edgekron.plan import Layout
+from edgekron.progress import Progress, silent
+from edgekron.verbs.trials import (
+    Trial,
+    file_trial,
+    reference_outputs,
+    seeded_trials,
+    session_outputs,
+)
+
+
+class Source(Protocol):
+    """Where a network comes from; a Checkpoint is one."""
+
+    @property
+    def factory(self) -> str | None:
+        """'package.module:callable'."""
+
+    @property
+    def sha256(self) -> str:
+        """Checksum of the file."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """The artifact that was written, and what was found on the way."""
+
+    path: Path
+    size: int
+    sha256: str
+    manifest: Manifest
+    parity: ParityReport | None
+    warnings: tuple[str, ...]
+    seconds: float
+
+    def __str__(self) -> str:
+        m = self.manifest
+        lines = [
+            f"{self.path}  {self.size:,} bytes  sha256 {self.sha256[:16]}",
+            f"parameters {m.parameters[1]:,} ({m.ratio:.2f}x fewer), MACs {m.macs[1]:,} "
+            f"({m.macs[0] / max(m.macs[1], 1):.2f}x fewer), {m.layout}, {len(m.layers)} compressed layers",
+            self.parity.summary() if self.parity else "parity not verified",
+        ]
+        return "\n".join(lines + [f"warning: {text}" for text in self.warnings])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "path": str(self.path),
+            "size": self.size,
+            "sha256": self.sha256,
+            "manifest": asdict(self.manifest) | {"ratio": self.manifest.ratio},
+            "parity": self.parity.to_json() if self.parity else None,
+            "warnings": list(self.warnings),
+            "seconds": self.seconds,
+        }
+
+
+def export(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    example_inputs: Tensor | Inputs,
+    format: str | None = None,
+    plan: PlanChoice = "auto",
+    opset: int | None = None,
+    dynamic_batch: bool = False,
+    layout: Layout | None = None,
+    inputs: Sequence[str | Path] = (),
+    atol: float = Tolerance.atol,
+    rtol: float = Tolerance.rtol,
+    verify: bool = True,
+    force: bool = False,
+    source: Source | None = None,
+    progress: Progress = silent,
+) -> ExportReport:
+    """Lower, convert, verify and write a network.
+
+    path: of the file; its suffix is the format unless format= says it. example_inputs: give the
+    input shapes, and the batch unless dynamic_batch. plan: 'auto' takes the plan of least cost for
+    each compressed layer, 'dense' densifies them all. opset: of ONNX, 18 by default; layout: of
+    images in the file, by default what the format prefers. inputs: .npz files to verify on, besides
+    seeded random inputs; atol, rtol: see ``edgekron.parity.Tolerance``. source: the checkpoint, for
+    the manifest.
+
+    The file agrees with the PyTorch network within the tolerance, or it is written under the name
+    ``<path>.failed`` and ParityError is raised. Raises UsageError for what was given wrongly,
+    UnsupportedError for a network that has no form in the format. Nothing is left behind.
+    """
+    path, start, tolerance = Path(path), time.monotonic(), Tolerance(atol, rtol)
+    options = ExportOptions(plan, opset, dynamic_batch, layout)
+    exporter = plugins.exporter(format or plugins.format_of(path))
+    require_writable(path, force=force)
+    tensors = as_inputs(example_inputs)
+    run_model(model, tensors)  # inputs that do not fit are reported before the work
+    progress("converting", 0, 3)
+    exported = exporter.export(model, tensors, options)
+    manifest = _manifest(model, tensors, exporter, exported, options, source)
+    progress("verifying", 1, 3)
+    report = None
+    if verify:
+        trials = seeded_trials(manifest.inputs) + [file_trial(Path(p), manifest.inputs) for p in inputs]
+        report = _verify(model, exporter, exported, manifest, trials, tolerance)
+        if not report.passed:
+            failed = path.with_name(path.name + ".failed")
+            write_atomically(failed, exporter.with_manifest(exported.data, manifest), force=True)
+            raise ParityError(f"{report.summary()}; the file is kept as {failed}")
+        summary = {"summary": report.summary(), "max_abs_error": report.worst.max_abs_error}
+        manifest = replace(manifest, parity=summary | {"range": report.worst.range})
+    progress("writing", 2, 3)
+    data = exporter.with_manifest(exported.data, manifest)
+    write_atomically(path, data, force=force)
+    progress("written", 3, 3)
+    seconds = time.monotonic() - start
+    return ExportReport(path, len(data), checksum(data), manifest, report, exported.warnings, seconds)
+
+
+def _verify(
+    model: nn.Module,
+    exporter: Exporter,
+    exported: Exported,
+    manifest: Manifest,
+    trials: Sequence[Trial],
+    tolerance: Tolerance,
+) -> ParityReport:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"model{exporter.suffix}"
+        path.write_bytes(exporter.with_manifest(exported.data, manifest))
+        session = plugins.runtime(exporter.runtime).open(path)
+        outputs = session_outputs(session, trials, exported.layout)
+        del session  # releases the file before the folder goes
+    return compare(
+        reference_outputs(model, trials),
+        outputs,
+        tolerance=tolerance,
+        names=exported.output_names,
+        input_names=[trial.name for trial in trials],
+    )
+
+
+def _manifest(
+    model: nn.Module,
+    tensors: Inputs,
+    exporter: Exporter,
+    exported: Exported,
+    options: ExportOptions,
+    source: Source | None,
+) -> Manifest:
+    parameters, macs = _sizes(model, tensors, exported)
+    infos = tuple(
+        TensorInfo(
+            name,
+            (-1 if options.dynamic_batch else x.shape[0], *x.shape[1:]),
+            str(x.dtype).removeprefix("torch."),
+        )
+        for name, x in zip(exported.input_names, tensors, strict=True)
+    )
+    layers = {
+        name: LayerRecord(
+            str(plans[0].structure), tuple(line for plan in plans for line in str(plan).split("\n"))
+        )
+        for name, plans in exported.plans.items()
+    }
+    return Manifest(
+        format=exporter.format,
+        layout=exported.layout,
+        inputs=infos,
+        outputs=exported.output_names,
+        parameters=parameters,
+        macs=macs,
+        layers=layers,
+        options=asdict(options),
+        factory=source.factory if source else None,
+        source_sha256=source.sha256 if source else None,
+        version=__version__,
+    )
+
+
+def _sizes(model: nn.Module, tensors: Inputs, exported: Exported) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Parameters and MACs: of the dense network, and of the file."""
+    stored = dense = parameters(model)
+    macs = dense_macs = 0
+    for name, use in layer_uses(model, tensors).items():
+        plans = {plan.convolution.size: plan for plan in exported.plans.get(name, ())}
+        if not plans:
+            macs, dense_macs = macs + layer_macs(use), dense_macs + layer_macs(use)
+            continue
+        structure = next(iter(plans.values())).structure
+        weight = math.prod(structure.weight_shape)
+        dense += weight - structure.parameters
+        dense_macs += weight * use.outputs
+        if all(plan.is_dense for plan in plans.values()):
+            stored += weight - structure.parameters
+        linear = plans.get(())
+        macs += linear.macs * use.outputs if linear else sum(plans[size].macs for size in use.sizes)
+    return (dense, stored), (dense_macs, macs)

@@ -1,0 +1,131 @@
+"""Inspect: what a checkpoint or an artifact holds, without running it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekron import plugins
+from edgekron.artifact import Manifest, checksum
+from edgekron.table import table
+from edgekron.verbs.open import open_artifact
+
+
+@dataclass(frozen=True)
+class ArtifactReport:
+    """An artifact: operators, and what its manifest says of layers, plans, size and origin."""
+
+    path: Path
+    size: int
+    sha256: str
+    operators: dict[str, int]
+    manifest: Manifest | None
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{name} {count}" for name, count in self.operators.items())
+        lines = [
+            f"{self.path}  {self.size:,} bytes  sha256 {self.sha256[:16]}",
+            f"operators ({sum(self.operators.values())}): {counts}",
+        ]
+        m = self.manifest
+        if m is None:
+            return "\n".join([*lines, "no manifest: not made by edgekron"])
+        inputs = ", ".join(
+            f"{i.name} {'x'.join('N' if n == -1 else str(n) for n in i.shape)} {i.dtype}" for i in m.inputs
+        )
+        lines += [
+            f"made by {m.producer} {m.version} from {m.factory or 'an unnamed network'}"
+            + (f", checkpoint {m.source_sha256[:16]}" if m.source_sha256 else ""),
+            f"inputs {inputs} (PyTorch's layout; the file's is {m.layout}), outputs {', '.join(m.outputs)}",
+            f"parameters {m.parameters[1]:,} of {m.parameters[0]:,} ({m.ratio:.2f}x fewer), "
+            f"MACs {m.macs[1]:,} of {m.macs[0]:,} ({m.macs[0] / max(m.macs[1], 1):.2f}x fewer)",
+            m.parity["summary"] if m.parity else "parity was not verified at export",
+        ]
+        if m.layers:
+            rows = [
+                [name, layer.structure if k == 0 else "", step.strip()]
+                for name, layer in m.layers.items()
+                for k, step in enumerate(layer.plan[1:])
+            ]
+            lines += ["", table(["layer", "structure", "plan"], rows, left=3)]
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self) | {"path": str(self.path), "kind": "artifact"}
+
+
+@dataclass(frozen=True)
+class CheckpointReport:
+    """A checkpoint: layers with a weight, their structures, and the whole network's size."""
+
+    path: Path
+    sha256: str
+    factory: str | None
+    inputs: tuple[tuple[tuple[int, ...], str], ...] | None
+    layers: tuple[tuple[str, str, str, int], ...]
+    parameters: int
+    metadata: dict[str, Any]
+
+    def __str__(self) -> str:
+        rows = [[name, shape, structure, f"{count:,}"] for name, shape, structure, count in self.layers]
+        shapes = ", ".join(f"{'x'.join(map(str, shape))} {dtype}" for shape, dtype in self.inputs or ())
+        lines = [
+            f"{self.path}  sha256 {self.sha256[:16]}",
+            f"factory {self.factory or 'not named'}, inputs {shapes or 'unknown'}",
+            *(f"{key}: {value}" for key, value in self.metadata.items()),
+            "",
+            table(["layer", "weight", "structure", "parameters"], rows, left=3),
+            f"{self.parameters:,} parameters",
+        ]
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        names = ("name", "shape", "structure", "parameters")
+        rows = [dict(zip(names, layer, strict=True)) for layer in self.layers]
+        return asdict(self) | {"path": str(self.path), "kind": "checkpoint", "layers": rows}
+
+
+def inspect(
+    path: str | Path, *, factory: str | None = None, allow_pickle: bool = False
+) -> ArtifactReport | CheckpointReport:
+    """Describe a model.pt, a state dict, a .pt2 or an artifact. Raises UsageError for anything else."""
+    path = Path(path)
+    if path.suffix.removeprefix(".") in plugins.names("exporters"):
+        opened = open_artifact(path)
+        counts = Counter(operator.name for operator in opened.exporter.operators(opened.data))
+        return ArtifactReport(
+            path, len(opened.data), checksum(opened.data), dict(counts.most_common()), opened.manifest
+        )
+    return _checkpoint(path, factory, allow_pickle)
+
+
+def _checkpoint(path: Path, factory: str | None, allow_pickle: bool) -> CheckpointReport:
+    from torch import nn
+
+    from edgekron.checkpoint import read_checkpoint
+    from edgekron.layers import KroneckerLayer
+    from edgekron.network import parameters
+
+    checkpoint = read_checkpoint(path, factory=factory, allow_pickle=allow_pickle)
+    rows = []
+    for name, module in checkpoint.model.named_modules():
+        if isinstance(module, KroneckerLayer):
+            shape, text, count = module.structure.weight_shape, str(module.structure), module.structure.parameters
+        elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
+            shape, text, count = tuple(module.weight.shape), "dense", module.weight.numel()
+        else:
+            continue
+        rows.append((name, "x".join(map(str, shape)), text, count))
+    return CheckpointReport(
+        path,
+        checkpoint.sha256,
+        checkpoint.factory,
+        checkpoint.inputs,
+        tuple(rows),
+        parameters(checkpoint.model),
+        checkpoint.metadata,
+    )

@@ -1,0 +1,60 @@
+"""Open: the bytes, the manifest and a session of an artifact on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekron import plugins
+from edgekron.artifact import Manifest, TensorInfo
+from edgekron.errors import UsageError
+from edgekron.exporter import Exporter
+from edgekron.runtime import Session
+from edgekron.verbs.trials import torch_layout
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """An artifact, which need not be edgekron's own (then it has no manifest)."""
+
+    path: Path
+    data: bytes
+    exporter: Exporter
+    manifest: Manifest | None
+
+    @property
+    def layout(self) -> str:
+        """Layout of 4-D inputs and outputs; a file without manifest has its format's own."""
+        if self.manifest:
+            return self.manifest.layout
+        return "nhwc" if self.exporter.format == "tflite" else "nchw"
+
+    def session(self, runtime: str | None = None, threads: int = 1) -> Session:
+        """A session on the named runtime, by default the format's own."""
+        found = plugins.runtime(runtime or self.exporter.runtime)
+        if self.exporter.format not in found.formats:
+            raise UsageError(
+                f"{self.path}: runtime '{found.name}' runs {', '.join(found.formats)} files, "
+                f"not {self.exporter.format}"
+            )
+        return found.open(self.path, threads=threads)
+
+    def inputs(self, session: Session) -> tuple[TensorInfo, ...]:
+        """The inputs as the PyTorch network takes them."""
+        return torch_layout(session.inputs, self.layout)
+
+
+def open_artifact(path: str | Path) -> Opened:
+    """Read an artifact; UsageError for a missing file, an unknown suffix or damaged content."""
+    path = Path(path)
+    exporter = plugins.exporter(plugins.format_of(path))
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UsageError(f"no such file: {path}") from None
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    try:
+        return Opened(path, data, exporter, exporter.manifest(data))
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
