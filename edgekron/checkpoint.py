@@ -17,14 +17,17 @@ from torch import Tensor, nn
 
 from edgekron.compression import CompressionReport
 from edgekron.errors import EdgekronError, UsageError
-from edgekron.factory import Factory, build, build_from_file, factory_name, importable_name, one_line
+from edgekron.factory import Factory, build, build_from_file, factory_name, importable_name
 from edgekron.files import read_whole, require_writable, write_atomically
+from edgekron.inputs import InputShapes, describe_inputs, given_inputs, random_inputs, stored_inputs
 from edgekron.layers import KroneckerConv2d, KroneckerLayer, KroneckerLinear
 from edgekron.network import Inputs, as_inputs, replace_module
 from edgekron.program import Program
 from edgekron.pt2 import is_pt2, read_pt2
+from edgekron.state import difference, fill, find_state, require_tensors, without_prefix
 from edgekron.structure import Structure
 from edgekron.torchfile import unpickle, zip_names
+from edgekron.wording import one_line, printable
 
 FORMAT = 1
 _FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -35,9 +38,6 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "metadata": dict,
     "state": dict,
 }
-_NESTED = ("state_dict", "model", "model_state_dict")
-_PREFIXES = ("module.", "_orig_mod.")
-InputShapes = tuple[tuple[tuple[int, ...], str], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,14 +64,7 @@ class Checkpoint:
             raise UsageError(
                 "the model file does not say the shape of its input: pass --input-shape 1x3x224x224"
             )
-        generator = torch.Generator().manual_seed(seed)
-        tensors = []
-        for shape, name in self.inputs:
-            dtype = _dtype(name)
-            extents = shape if batch is None or not shape else (batch, *shape[1:])
-            values = torch.randn(extents, generator=generator)
-            tensors.append(values.to(dtype) if dtype.is_floating_point else (values > 0).to(dtype))
-        return tuple(tensors)
+        return random_inputs(self.inputs, batch, seed)
 
 
 def save(
@@ -100,14 +93,16 @@ def save(
     }
     state = model.state_dict()
     program = model.description if isinstance(model, Program) and factory is None else None
+    require_tensors(state)
     if factory is not None:
-        if problem := _difference(state, _with_structures(build(factory), structures)):
+        network = _with_structures(build(factory), structures)
+        if problem := difference(state, network):
             raise UsageError(f"the factory '{factory}' does not build this network: {problem}")
     report = getattr(model, "compression", None)
     content = {
         "edgekron": FORMAT,
         "factory": factory,
-        "inputs": [[list(x.shape), str(x.dtype).removeprefix("torch.")] for x in as_inputs(example_inputs)],
+        "inputs": describe_inputs(as_inputs(example_inputs)),
         "structures": structures,
         "compression": report.to_json() if isinstance(report, CompressionReport) else None,
         "metadata": _plain(dict(metadata or {}), "metadata"),
@@ -144,26 +139,28 @@ def read_checkpoint(
     path = Path(path)
     data = read_whole(path)
     names = zip_names(path, data)
+    model: nn.Module
+    stored: InputShapes | None = None
+    metadata: dict[str, Any] = {}
+    name: str | None = None
     if is_pt2(names):
         _no_factory(path, factory, "a torch.export program")
         model, stored = _from_pt2(path, data)
-        name, metadata = None, {}
     else:
         content = unpickle(path, data, names, allow_pickle=allow_pickle)
         if isinstance(content, Mapping) and isinstance(content.get("model"), nn.Module):
             content = content["model"]
         if isinstance(content, nn.Module):
             _no_factory(path, factory, "a whole network")
-            model, name, stored, metadata = content, None, None, {}
+            model = content
         elif isinstance(content, dict) and "edgekron" in content:
             _require_fields(path, content)
             with _about(path):
-                stored, metadata = _stored_inputs(content["inputs"]), _plain(content["metadata"], "metadata")
+                stored, metadata = stored_inputs(content["inputs"]), _plain(content["metadata"], "metadata")
             model, name = _from_checkpoint(path, content, factory)
         else:
             model, name = _from_state_dict(path, content, factory)
-            stored, metadata = None, {}
-    inputs = stored if input_shapes is None else _given_inputs(input_shapes, stored)
+    inputs = stored if input_shapes is None else given_inputs(input_shapes, stored)
     return Checkpoint(model.eval(), inputs, name, metadata, hashlib.sha256(data).hexdigest())
 
 
@@ -191,8 +188,8 @@ def _from_checkpoint(path: Path, content: Any, factory: str | Factory | None) ->
             f"{path} does not say how to build its network: pass --factory package.module:callable"
         )
     with _about(path):
-        network = with_structures(network, structures)
-        _fill(network, content["state"], "its own network" if factory is None else factory_name(factory))
+        network = _with_structures(network, structures)
+        fill(network, content["state"], "its own network" if factory is None else factory_name(factory))
         if content["compression"] is not None:
             report = CompressionReport.from_json(content["compression"])
             str(report)  # fails now if its numbers are not numbers
@@ -201,33 +198,25 @@ def _from_checkpoint(path: Path, content: Any, factory: str | Factory | None) ->
 
 
 def _from_state_dict(path: Path, content: Any, factory: str | Factory | None) -> tuple[nn.Module, str | None]:
-    nested = [content.get(key) for key in _NESTED] if isinstance(content, Mapping) else []
-    state = next((dict(found) for found in (content, *nested) if _is_state(found)), None)
+    state = find_state(content)
     if state is None:
-        what = f"a {type(content).__name__}"
-        if isinstance(content, Mapping):
-            what += f" with keys {', '.join(map(str, islice(content, 5)))}" if content else " without keys"
-        raise UsageError(f"{path} holds {what}: expected an edgekron checkpoint or a state dict of tensors")
+        keys = (
+            ", ".join(printable(str(key)) for key in islice(content, 5))
+            if isinstance(content, Mapping)
+            else ""
+        )
+        what = type(content).__name__ + (f" with keys {keys}" if keys else "")
+        raise UsageError(
+            f"{path} holds a value of type {what}: expected an edgekron checkpoint or a state dict of tensors"
+        )
     if factory is None:
         raise UsageError(
             f"{path} is a state dict: say how to build the network with --factory package.module:callable"
         )
     network = build(factory)
-    own = network.state_dict()
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in state) and not any(name in own for name in state):
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     with _about(path):
-        _fill(network, state, f"the network of '{factory_name(factory)}'")
+        fill(network, without_prefix(state, network), f"the network of '{factory_name(factory)}'")
     return network, importable_name(factory)
-
-
-def _is_state(content: Any) -> bool:
-    return (
-        isinstance(content, Mapping)
-        and bool(content)
-        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items())
-    )
 
 
 def _with_structures(network: nn.Module, structures: Mapping[str, str]) -> nn.Module:
@@ -247,42 +236,10 @@ def _with_structures(network: nn.Module, structures: Mapping[str, str]) -> nn.Mo
                 layer = KroneckerLinear.like(dense, structure)
             else:
                 raise UsageError(
-                    f"layer '{name}' is a {type(dense).__name__}, only Conv2d and Linear are compressed"
+                    f"layer '{name}' is of type {type(dense).__name__}, only Conv2d and Linear are compressed"
                 )
             network = replace_module(network, dense, layer)
     return network
-
-
-def _fill(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    if problem := _difference(state, network):
-        raise UsageError(f"the state does not fit {what}: {problem}")
-    network.load_state_dict(dict(state))
-
-
-def _difference(state: Mapping[str, Any], network: nn.Module) -> str:
-    """How a state dict differs from a network's in names and shapes; empty if it fits."""
-    for name, value in state.items():
-        if not isinstance(value, Tensor):
-            raise UsageError(f"'{name}' of the state is a {type(value).__name__}, only tensors can be stored")
-    own = network.state_dict()
-    # torch itself fills in num_batches_tracked, which state dicts before torch 0.4.1 lack
-    missing = [n for n in own if n not in state and n.rpartition(".")[2] != "num_batches_tracked"]
-    unexpected = [n for n in state if n not in own]
-    shapes = [
-        f"{name} is {_extents(value)} but {_extents(own[name])} in the network"
-        for name, value in state.items()
-        if name in own and value.shape != own[name].shape
-    ]
-    parts = (("missing keys", missing), ("unexpected keys", unexpected), ("other shapes", shapes))
-    return "; ".join(f"{title}: {_some(found)}" for title, found in parts if found)
-
-
-def _some(found: Sequence[str]) -> str:
-    return ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
-
-
-def _extents(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "a number"
 
 
 def _require_fields(path: Path, content: Mapping[str, Any]) -> None:
@@ -290,42 +247,15 @@ def _require_fields(path: Path, content: Mapping[str, Any]) -> None:
     if isinstance(version, int) and version > FORMAT:
         raise UsageError(f"{path} has format {version}, this edgekron reads format {FORMAT}: update edgekron")
     if version != FORMAT:
-        raise UsageError(f"{path} is damaged: its format is {version!r}")
+        raise UsageError(f"{path} is damaged: its format is {printable(str(version))}")
     for name, kinds in _FIELDS.items():
         if name not in content:
             raise UsageError(f"{path} is damaged: it has no '{name}'")
         if not isinstance(content[name], kinds):
-            raise UsageError(f"{path} is damaged: its '{name}' is a {type(content[name]).__name__}")
+            raise UsageError(f"{path} is damaged: its '{name}' is of type {type(content[name]).__name__}")
     for name, text in content["structures"].items():
         if not isinstance(name, str) or not isinstance(text, str):
             raise UsageError(f"{path} is damaged: its 'structures' are not texts")
-
-
-def _stored_inputs(inputs: Sequence[Any]) -> InputShapes:
-    shapes = []
-    for shape, dtype in inputs:
-        if not all(isinstance(n, int) and n >= 0 for n in shape):
-            raise UsageError(f"the shape of an input is {shape}")
-        _dtype(dtype)
-        shapes.append((tuple(shape), dtype))
-    return tuple(shapes)
-
-
-def _given_inputs(given: Sequence[Sequence[int]], stored: InputShapes | None) -> InputShapes:
-    for shape in given:
-        if not all(isinstance(n, int) and n >= 1 for n in shape):
-            raise UsageError(f"an input shape is made of whole numbers from 1, got {tuple(shape)}")
-    dtypes = [dtype for _, dtype in stored or ()]
-    if len(dtypes) != len(given):
-        dtypes = ["float32"] * len(given)
-    return tuple((tuple(shape), dtype) for shape, dtype in zip(given, dtypes, strict=True))
-
-
-def _dtype(name: str) -> torch.dtype:
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype):
-        raise UsageError(f"the type of an input is {name!r}")
-    return dtype
 
 
 def _plain(value: Any, where: str) -> Any:
@@ -337,7 +267,8 @@ def _plain(value: Any, where: str) -> Any:
     if type(value) is dict and all(type(key) is str for key in value):
         return {key: _plain(item, f"{where}['{key}']") for key, item in value.items()}
     raise UsageError(
-        f"{where} is a {type(value).__name__}: only numbers, texts, lists, and dicts with texts as keys are stored"
+        f"{where} is of type {type(value).__name__}: only numbers, texts, lists, and dicts with texts as "
+        "keys are stored"
     )
 
 
@@ -352,6 +283,6 @@ def _about(path: Path) -> Iterator[None]:
     try:
         yield
     except EdgekronError as error:
-        raise type(error)(f"{path}: {error}") from error
+        raise type(error)(f"{path}: {printable(str(error))}") from error
     except Exception as error:
         raise UsageError(f"{path} is damaged: {one_line(error)}") from error

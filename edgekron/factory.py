@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 
 from edgekron.errors import MissingExtraError, UnsafeFileError, UsageError
+from edgekron.wording import one_line
 
 Factory = Callable[[], nn.Module]
 _PACKAGES = ("edgekron.networks", "torchvision.models", "timm.models")
@@ -42,14 +42,17 @@ def build_from_file(factory: str, path: object) -> nn.Module:
         raise _unsafe(factory, path)
     try:
         importlib.import_module(package)
-    except ModuleNotFoundError as error:
+    except (Exception, SystemExit) as error:
         library = package.partition(".")[0]
-        if error.name is None or error.name.partition(".")[0] != library:
-            raise UsageError(f"{path} needs {library}, which cannot be imported: {error}") from error
-        raise MissingExtraError(
-            f"{path} was built by '{factory}', but {library} is not installed: pip install {library}"
-        ) from error
-    function = _find(factory)
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == library:
+            raise MissingExtraError(
+                f"{path} was built by '{factory}', but {library} is not installed: pip install {library}"
+            ) from error
+        raise UsageError(f"{path} needs {library}, which cannot be imported: {one_line(error)}") from error
+    try:
+        function = _find(factory)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
     home = getattr(function, "__module__", None)
     if not isinstance(home, str) or not f"{home}.".startswith(f"{package}."):
         raise _unsafe(factory, path)
@@ -81,14 +84,13 @@ def importable_name(factory: str | Factory) -> str | None:
 @contextmanager
 def importable_here() -> Iterator[None]:
     """Let modules of the current folder be imported, as for a script that lies in it."""
-    folder = os.getcwd()
-    sys.path.insert(0, folder)
+    sys.path.insert(0, "")
     importlib.invalidate_caches()
     try:
         yield
     finally:
         with suppress(ValueError):
-            sys.path.remove(folder)
+            sys.path.remove("")
 
 
 def _find(name: str) -> Factory:
@@ -104,13 +106,17 @@ def _find(name: str) -> Factory:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing and f"{module_name}.".startswith(f"{missing}."):
             raise UsageError(
-                f"factory '{name}': no module '{missing}', neither installed nor in {os.getcwd()}"
+                f"factory '{name}': no module '{missing}', neither installed nor in the current folder"
             ) from error
         raise UsageError(f"factory '{name}': importing {module_name} failed: {one_line(error)}") from error
     function = getattr(module, attribute, None)
     if function is None:
-        close = get_close_matches(attribute, dir(module), 1)
-        hint = f"; did you mean '{close[0]}'?" if close else ""
+        callables = [other for other in dir(module) if callable(getattr(module, other))]
+        close = get_close_matches(attribute, callables)
+        best = max(
+            close, key=lambda other: [a == b for a, b in zip(other, attribute, strict=False)], default=None
+        )
+        hint = f"; did you mean '{best}'?" if best else ""
         raise UsageError(f"factory '{name}': {module_name} has no '{attribute}'{hint}")
     return function  # type: ignore[no-any-return]
 
@@ -144,9 +150,3 @@ def _unsafe(factory: str, path: object) -> UnsafeFileError:
     return UnsafeFileError(
         f"{path} names the factory {factory!r}, which is not edgekron's, torchvision's or timm's{advice}"
     )
-
-
-def one_line(error: BaseException) -> str:
-    """Type and first line of an error."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

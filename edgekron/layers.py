@@ -97,11 +97,11 @@ class KroneckerLayer(nn.Module):
 
 @lru_cache(maxsize=4096)
 def _plans(structure: Structure, convolution: Convolution, bias: bool) -> tuple[Plan, Plan]:
-    """The best plan, and the plan on the dense weight."""
-    return (
-        best_plan(structure, convolution, "nchw", bias=bias),
-        dense_plan(structure, convolution, "nchw", bias=bias),
-    )
+    """The best plan on factors, and the plan on the dense weight."""
+    dense = dense_plan(structure, convolution, "nchw", bias=bias)
+    if len(structure.factors) == 1:
+        return dense, dense
+    return best_plan(structure, convolution, "nchw", bias=bias, accept=lambda plan: not plan.is_dense), dense
 
 
 class KroneckerConv2d(KroneckerLayer):

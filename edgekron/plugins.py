@@ -10,6 +10,7 @@ from typing import cast
 
 from edgekron.errors import MissingExtraError, UsageError
 from edgekron.exporter import Exporter
+from edgekron.quiet import quiet
 from edgekron.runtime import Runtime
 
 EXTRAS = {"onnx": "onnx", "onnxruntime": "onnx", "tflite": "tflite", "litert": "tflite"}
@@ -51,7 +52,8 @@ def _load(group: str, what: str, name: str) -> type:
             f"unknown {what} '{name}': known are {', '.join(sorted(found))}.{suggestion(name, found)}"
         )
     try:
-        return cast(type, found[name].load())
+        with quiet():
+            return cast(type, found[name].load())
     except ImportError as error:
         extra = EXTRAS.get(name, name)
         missing = error.name or str(error)

@@ -58,8 +58,8 @@ class Program(nn.Module):
     """Network that runs an exported graph on tensors in the order of the export.
 
     Convolutions and linear layers are nn.Conv1d/2d/3d and nn.Linear, under the names they had in the
-    exported network, so that `compress` sees them; every other operator is called as it is. All
-    parameters are uninitialised.
+    exported network, so that `compress` sees them (a linear layer that `run_decompositions` turned to
+    addmm is none); every other operator is called as it is. All parameters are uninitialised.
 
     description: {"inputs": [name], "outputs": [name], "tensors": {name: [name in the state dict, shape,
     dtype, is a parameter]}, "nodes": [{"target", "inputs", "outputs"}, as torch.export writes them]}.
@@ -76,7 +76,7 @@ class Program(nn.Module):
         layers = _layers(steps, tensors)
         for path, (kind, arguments) in sorted(set(layers.values())):
             parent, leaf = _place(self, path)
-            parent.add_module(leaf, skip_init(_LAYERS[kind], **dict(arguments)))
+            parent.add_module(leaf, skip_init(_LAYERS[kind], **dict(arguments)))  # type: ignore[no-untyped-call]
         owned = {f"{path}.{leaf}" for path, _ in layers.values() for leaf in ("weight", "bias")}
         for path, shape, dtype, is_parameter in tensors.values():
             if path not in owned:

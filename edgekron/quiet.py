@@ -13,10 +13,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Catch what native code and loggers write to file descriptors 1 and 2; show it if the work fails.
+    """Swallow what native code and loggers write to file descriptors 1 and 2.
 
-    Converters and interpreters announce themselves on the process's own stderr, below Python. A
-    process whose descriptors are closed is left alone.
+    Converters and interpreters announce themselves on the process's own stderr, below Python. If
+    the work fails and EDGEKRON_DEBUG is set, it is shown. A process whose descriptors are closed is
+    left alone.
     """
     try:
         saved = [os.dup(fd) for fd in (1, 2)]

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from edgekron.errors import UnsafeFileError, UsageError
-from edgekron.factory import importable_here, one_line
+from edgekron.factory import importable_here
+from edgekron.wording import one_line, printable
 
 _EXPECTED = "expected an edgekron model.pt, a state dict, or a torch.export .pt2"
 _ONNX_FIELDS = b"\x12\x1a\x22\x28\x32\x3a\x42"  # what may follow ir_version in a ModelProto
@@ -64,14 +65,14 @@ def _torch_load(data: bytes, *, weights_only: bool) -> Any:
 
 
 def _refusal(path: Path, message: str) -> UnsafeFileError:
-    named = re.search(r"GLOBAL (\S+)", message)
+    named = re.search(r"GLOBAL ((?:\w+\.)+\w+) ", message)
     what = (
         "a pickle that would execute code when loaded" if named else "a pickle that cannot be loaded safely"
     )
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    reason = (
-        f"it names `{named[1]}`" if named else lines[-2 if "Check the documentation" in lines[-1] else -1]
+    text = (
+        message.partition("WeightsUnpickler error:")[2].split("\n\nCheck the doc")[0].split(" Please use")[0]
     )
+    reason = f"it names `{named[1]}`" if named else printable(" ".join(text.split()).rstrip("."))
     return UnsafeFileError(
         f"{path} is {what} ({reason}): save a state dict instead, torch.save(model.state_dict(), ..), "
         "or pass --allow-pickle if you trust whoever made it"

@@ -96,11 +96,11 @@ def convolutions(draw: st.DrawFn, kernel: tuple[int, ...]) -> Convolution:
     return Convolution(size, kernel, stride, padding, dilation)
 
 
-@st.composite
-def layers(draw: st.DrawFn, **options: Any) -> tuple[Structure, Convolution]:
-    """A structure and a convolution that fits it."""
-    structure = draw(structures(**options))
-    return structure, draw(convolutions(structure.weight_shape[2:]))
+def layers(**options: Any) -> st.SearchStrategy[tuple[Structure, Convolution]]:
+    """A structure and a convolution that fits it; options: of `structures`."""
+    return structures(**options).flatmap(
+        lambda structure: st.tuples(st.just(structure), convolutions(structure.weight_shape[2:]))
+    )
 
 
 def random_factors(structure: Structure, seed: int = 0) -> list[Array]:

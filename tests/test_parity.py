@@ -45,7 +45,7 @@ def test_numbers_equal_plain_python_loops(pair: tuple[Array, Array]) -> None:
 
     assert row.max_abs_error == max(errors)
     assert row.mean_abs_error == pytest.approx(sum(errors) / len(errors))
-    assert row.range == max(a) - min(a)
+    assert row.range == max([*a, 0.0]) - min([*a, 0.0])
     if signal and other:
         dot = sum(x * y for x, y in zip(a, b, strict=True))
         assert row.cosine == pytest.approx(dot / math.sqrt(signal) / math.sqrt(other), abs=1e-9)
@@ -105,16 +105,23 @@ def test_outputs_have_ranges_of_their_own() -> None:
     assert report.worst.output == "narrow"
 
 
-def test_a_constant_output_is_held_against_atol_alone() -> None:
-    ones = np.ones((1, 3), np.float32)
+def test_zero_belongs_to_the_range_of_a_constant_output() -> None:
+    ones = np.full((1, 3), -100, np.float32)
+    assert only_row(ones, ones).range == 100
     assert only_row(ones, np.nextafter(ones, np.float32(2))).passed
-    row = only_row(ones, ones + 1e-3)
+    assert not only_row(ones, ones + np.float32(0.01)).passed
+
+
+def test_an_output_of_zeros_is_held_against_atol_alone() -> None:
+    zeros = np.zeros((1, 3), np.float32)
+    assert only_row(zeros, zeros).passed
+    row = only_row(zeros, zeros + 1e-3)
     assert row.relative_error == math.inf
     assert row.verdict() == (
-        "output '0' on input '0': max abs error 0.001 > 1e-06 = atol "
-        "(this output is one constant, so its range is 0)"
+        "output '0' on input '0': max abs error 0.001 > 0 = atol "
+        "(this output is all zeros, so its range is 0)"
     )
-    assert only_row(ones, ones + 1e-3, tolerance=Tolerance(0, 1)).severity == math.inf
+    assert only_row(zeros, zeros + 1e-3, tolerance=Tolerance(1e-2)).passed
 
 
 def test_zero_signal() -> None:
@@ -228,14 +235,14 @@ def test_text_is_an_aligned_table_with_the_verdict_last() -> None:
         "input    output         shape   max abs  mean abs  relative     cosine  SQNR dB    top-1  parity",
         "cat.png  logits         1x2    0.00e+00  0.00e+00  0.00e+00  1.0000000      inf  100.00%  passed",
         "cat.png  a longer name  1x2    5.00e-01  2.50e-01  5.00e-01  1.0000000      6.0  100.00%  FAILED",
-        "parity FAILED: 1 of 2 compared (atol=1e-06, rtol=1e-05); worst: output 'a longer name' "
-        "on input 'cat.png': max abs error 0.5 > 1.1e-05 = atol + rtol * range 1",
+        "parity FAILED: 1 of 2 compared (atol=0, rtol=1e-05); worst: output 'a longer name' "
+        "on input 'cat.png': max abs error 0.5 > 1e-05 = atol + rtol * range 1",
     ]
     good = compare([[reference]], [[reference]])
     assert str(good).splitlines()[-1] == good.summary()
     assert good.summary() == (
-        "parity passed: 1 compared (atol=1e-06, rtol=1e-05); worst: output '0' on input '0': "
-        "max abs error 0 <= 1.1e-05 = atol + rtol * range 1"
+        "parity passed: 1 compared (atol=0, rtol=1e-05); worst: output '0' on input '0': "
+        "max abs error 0 <= 1e-05 = atol + rtol * range 1"
     )
 
 
@@ -244,7 +251,7 @@ def test_json_is_strict() -> None:
     report = compare([[X, np.ones(2)], [X, np.ones(2)]], [[X, broken[0]], [X, np.ones(2)]])
     loaded = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert loaded["passed"] is False
-    assert loaded["tolerance"] == {"atol": 1e-6, "rtol": 1e-5}
+    assert loaded["tolerance"] == {"atol": 0.0, "rtol": 1e-5}
     assert loaded["rows"][0]["sqnr"] == "inf"
     assert loaded["rows"][0]["shape"] == [2, 3]
     assert loaded["rows"][1]["cosine"] == "nan"

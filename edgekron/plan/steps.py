@@ -124,7 +124,8 @@ class Plan:
         return len(self.merges) == 1
 
     def __str__(self) -> str:
-        head = f"{self.structure} on {_extents(self.convolution.size)} in {self.layout}"
+        size = f" on {_extents(self.convolution.size)}" if self.convolution.axes else ""
+        head = f"{self.structure}{size} in {self.layout}"
         if any(len(group) > 1 for group in self.merges):
             head += ", factors " + " ".join("·".join(map(str, group)) for group in self.merges)
         return "\n".join([head, *(f"  {step}" for step in self.steps)])

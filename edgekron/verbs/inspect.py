@@ -114,7 +114,11 @@ def _checkpoint(path: Path, factory: str | None, allow_pickle: bool) -> Checkpoi
     rows = []
     for name, module in checkpoint.model.named_modules():
         if isinstance(module, KroneckerLayer):
-            shape, text, count = module.structure.weight_shape, str(module.structure), module.structure.parameters
+            shape, text, count = (
+                module.structure.weight_shape,
+                str(module.structure),
+                module.structure.parameters,
+            )
         elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
             shape, text, count = tuple(module.weight.shape), "dense", module.weight.numel()
         else:

@@ -1,0 +1,102 @@
+"""edgekron compress."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgekron.cli.options import (
+    AllowPickle,
+    Factory,
+    Force,
+    InputShape,
+    Json,
+    Model,
+    next_command,
+    print_result,
+    read_model,
+)
+from edgekron.cli.progress import progress_bar
+from edgekron.errors import UsageError
+
+
+def compress(
+    model: Model,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Checkpoint to write. Default: MODEL with .kron.pt.")
+    ] = None,
+    ratio: Annotated[
+        float | None, typer.Option(help="Divide the parameters of the whole network by at least this.")
+    ] = None,
+    macs: Annotated[
+        float | None, typer.Option(help="Divide the multiplications of the whole network by at least this.")
+    ] = None,
+    structures: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json", help='Take these structures, {"layer": "4x4x3x1[r] * ..; r=5"}, no search.'
+        ),
+    ] = None,
+    factory: Factory = None,
+    input_shape: InputShape = None,
+    allow_pickle: AllowPickle = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Replace the weights of a network by Kronecker factors.
+
+    For every convolution and linear layer all two-factor structures are candidates; one per layer is
+    chosen for the whole network at once, with the least summed error under the budgets. Large errors
+    want training afterwards: the result is an ordinary trainable network.
+
+    [bold]Examples[/bold]
+
+      edgekron compress model.pt --ratio 5
+
+      edgekron compress weights.pt --factory mynet:build --input-shape 1,3,224,224 --ratio 3 --macs 3
+    """
+    from edgekron.checkpoint import save
+    from edgekron.compression import compress as compress_model
+    from edgekron.files import require_writable
+
+    output = output or model.with_suffix(".kron.pt")
+    require_writable(output, force=force)
+    chosen = _read_structures(structures) if structures else None
+    checkpoint, inputs = read_model(model, factory, input_shape, allow_pickle)
+    with progress_bar() as progress:
+        small = compress_model(
+            checkpoint.model,
+            example_inputs=inputs,
+            ratio=ratio,
+            macs=macs,
+            structures=chosen,
+            progress=progress,
+        )
+    save(
+        small,
+        output,
+        example_inputs=inputs,
+        factory=checkpoint.factory,
+        metadata=checkpoint.metadata,
+        force=force,
+    )
+    print_result(small.compression, as_json)
+    if not as_json:
+        typer.echo(f"wrote {output} ({output.stat().st_size:,} bytes)")
+    next_command(f"edgekron export {output} --format onnx", as_json)
+
+
+def _read_structures(path: Path) -> dict[str, str]:
+    """{layer: structure in text form} from a JSON file."""
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UsageError(f"no such file: {path}") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: not a readable JSON file: {error}") from error
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        raise UsageError(f'{path}: expected {{"layer": "structure", ..}}')
+    return found

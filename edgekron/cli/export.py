@@ -1,0 +1,126 @@
+"""edgekron export."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgekron.cli.options import (
+    AllowPickle,
+    Atol,
+    Factory,
+    Force,
+    Inputs,
+    InputShape,
+    Json,
+    Model,
+    Rtol,
+    next_command,
+    read_model,
+)
+from edgekron.cli.progress import progress_bar
+from edgekron.errors import UsageError
+
+
+class PlanName(StrEnum):
+    """How compressed layers are executed."""
+
+    auto = "auto"
+    dense = "dense"
+
+
+class LayoutName(StrEnum):
+    """Layout of images."""
+
+    nchw = "nchw"
+    nhwc = "nhwc"
+
+
+def export(
+    model: Model,
+    format: Annotated[  # noqa: A002
+        list[str] | None, typer.Option("-f", "--format", help="onnx or tflite; repeat it for both.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="File to write. Default: MODEL with the format's suffix."),
+    ] = None,
+    plan: Annotated[
+        PlanName, typer.Option(help="auto: the cheapest plan of each layer; dense: rebuild all weights.")
+    ] = PlanName.auto,
+    opset: Annotated[
+        int | None, typer.Option(help="ONNX opset. Default 18 (IR 8), for onnxruntime 1.14 on.")
+    ] = None,
+    dynamic_batch: Annotated[
+        bool, typer.Option("--dynamic-batch", help="Let the file take any batch.")
+    ] = False,
+    layout: Annotated[
+        LayoutName | None,
+        typer.Option(help="Of images, TFLite only. Default: nhwc for TFLite, nchw for ONNX."),
+    ] = None,
+    inputs: Inputs = None,
+    atol: Atol = 0.0,
+    rtol: Rtol = 1e-5,
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="Skip the comparison with PyTorch.")] = False,
+    factory: Factory = None,
+    input_shape: InputShape = None,
+    allow_pickle: AllowPickle = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Write a network as a standard ONNX or TFLite file, verified against PyTorch.
+
+    Compressed layers run as the cheapest graph of standard operators; nothing but a stock runtime is
+    needed. A file whose outputs differ is kept as *.failed and the exit code is 4.
+
+    [bold]Examples[/bold]
+
+      edgekron export model.pt --format onnx
+
+      edgekron export model.pt -f onnx -f tflite --dynamic-batch
+    """
+    from edgekron import plugins
+    from edgekron.files import require_writable
+    from edgekron.verbs.export import export as export_model
+
+    formats = format or ([plugins.format_of(output)] if output else [])
+    if not formats:
+        raise UsageError(f"say --format {' or --format '.join(plugins.names('exporters'))}")
+    if output and len(formats) > 1:
+        raise UsageError("-o names one file: leave it out to export several formats")
+    targets = {
+        output or model.with_suffix(plugins.exporter(name).suffix): name for name in dict.fromkeys(formats)
+    }
+    for path in targets:
+        require_writable(path, force=force)
+    checkpoint, tensors = read_model(model, factory, input_shape, allow_pickle)
+    reports = []
+    for path, name in targets.items():
+        with progress_bar() as progress:
+            report = export_model(
+                checkpoint.model,
+                path,
+                example_inputs=tensors,
+                format=name,
+                plan=plan.value,
+                opset=opset if name == "onnx" else None,
+                dynamic_batch=dynamic_batch,
+                layout=layout.value if layout and (name == "tflite" or len(targets) == 1) else None,
+                inputs=inputs or (),
+                atol=atol,
+                rtol=rtol,
+                verify=not no_verify,
+                force=force,
+                source=checkpoint,
+                progress=progress,
+            )
+        reports.append(report)
+        if not as_json:
+            typer.echo(str(report))
+    if as_json:
+        typer.echo(json.dumps([report.to_json() for report in reports], indent=1, allow_nan=False))
+    next_command(f"edgekron bench {' '.join(map(str, targets))}", as_json)

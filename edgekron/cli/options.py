@@ -1,0 +1,83 @@
+"""Options that several verbs share, and what they stand for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgekron.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgekron.checkpoint import Checkpoint
+
+Model = Annotated[
+    Path,
+    typer.Argument(help="A model.pt of edgekron, a state dict (with --factory), or a torch.export .pt2."),
+]
+Factory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODULE:CALLABLE",
+        help="Builds the network; needed for a state dict. Only give code you trust.",
+    ),
+]
+InputShape = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="N,C,H,W", help="Shape of an input; once for each. Default: what the checkpoint says."
+    ),
+]
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="Load a pickled module. This EXECUTES code from the file.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite an output that exists.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Inputs = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="X.npz", help="Verify on these arrays too (PyTorch's layout). Repeatable."),
+]
+Atol = Annotated[float, typer.Option(help="Absolute part of the tolerance, in units of the output.")]
+Rtol = Annotated[float, typer.Option(help="Relative part of the tolerance, of the output's range.")]
+Runtime = Annotated[str | None, typer.Option(help="onnxruntime or litert. Default: the format's own.")]
+
+
+def read_model(
+    path: Path, factory: str | None, input_shape: list[str] | None, allow_pickle: bool
+) -> tuple[Checkpoint, tuple[Tensor, ...]]:
+    """Load MODEL, and example inputs of its own or the given shapes."""
+    from edgekron.checkpoint import read_checkpoint
+
+    shapes = [parse_shape(text) for text in input_shape] if input_shape else None
+    checkpoint = read_checkpoint(path, factory=factory, allow_pickle=allow_pickle, input_shapes=shapes)
+    if checkpoint.inputs is None:
+        raise UsageError(
+            f"{path} does not say the shape of its input: give --input-shape, for instance 1,3,224,224"
+        )
+    return checkpoint, checkpoint.example_inputs()
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """'1,3,224,224' -> (1, 3, 224, 224)."""
+    try:
+        shape = tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise UsageError(f"--input-shape {text}: expected positive extents such as 1,3,224,224")
+    return shape
+
+
+def print_result(report: Any, as_json: bool) -> None:
+    """Print a report: its text, or its JSON."""
+    typer.echo(json.dumps(report.to_json(), indent=1, allow_nan=False) if as_json else str(report))
+
+
+def next_command(text: str, as_json: bool) -> None:
+    """Tell what to try next."""
+    if not as_json:
+        typer.echo(f"next: {text}")

@@ -1,0 +1,78 @@
+"""Doctor: what is installed, what is missing, and the line that repairs it. Never installs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from edgekron import __version__, plugins
+from edgekron.errors import MissingExtraError
+from edgekron.host import machine
+from edgekron.table import table
+
+PACKAGES = {
+    "numpy": "pip install numpy",
+    "scipy": "pip install scipy",
+    "torch": "pip install torch",
+    "onnx": "pip install 'edgekron[onnx]'",
+    "onnxscript": "pip install 'edgekron[onnx]'",
+    "onnxruntime": "pip install 'edgekron[onnx]'",
+    "onnxsim": "pip install 'edgekron[onnx]'",
+    "litert-torch": "pip install 'edgekron[tflite]'",
+    "ai-edge-litert": "pip install 'edgekron[tflite]'",
+    "flatbuffers": "pip install 'edgekron[tflite]'",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing examined; repair is the line that mends it, empty if nothing is wrong."""
+
+    what: str
+    found: str
+    repair: str = ""
+
+
+@dataclass(frozen=True)
+class DoctorReport:
+    """All findings."""
+
+    machine: dict[str, str | int]
+    findings: tuple[Finding, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Nothing needs a repair."""
+        return not any(finding.repair for finding in self.findings)
+
+    def __str__(self) -> str:
+        rows = [[f.what, f.found, f.repair or "ok"] for f in self.findings]
+        facts = ", ".join(str(value) for value in self.machine.values())
+        return f"edgekron {__version__} on {facts}\n\n{table(['what', 'found', 'repair'], rows, left=3)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self) | {"version": __version__, "healthy": self.healthy}
+
+
+def doctor() -> DoctorReport:
+    """Examine packages, then load every format and every runtime."""
+    findings = []
+    for package, repair in PACKAGES.items():
+        try:
+            findings.append(Finding(f"package {package}", version(package)))
+        except PackageNotFoundError:
+            findings.append(Finding(f"package {package}", "missing", repair))
+    for name in plugins.names("exporters"):
+        findings.append(_loads(f"format {name}", lambda name=name: plugins.exporter(name).suffix))  # type: ignore[misc]
+    for name in plugins.names("runtimes"):
+        findings.append(_loads(f"runtime {name}", lambda name=name: plugins.runtime(name).version()))  # type: ignore[misc]
+    return DoctorReport(machine(), tuple(findings))
+
+
+def _loads(what: str, examine: Any) -> Finding:
+    try:
+        return Finding(what, examine())
+    except MissingExtraError as error:
+        return Finding(what, "does not load", str(error).rpartition(": ")[2])

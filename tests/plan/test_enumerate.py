@@ -1,0 +1,293 @@
+"""Every plan of random layers, in both layouts, against torch's convolution of the dense weight."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from edgekron.decomposition import Factors
+from edgekron.lowered import execute, step_weights
+from edgekron.plan import Convolution, Layout, Plan, best_plan, dense_plan, evaluate, least_macs, plans
+from edgekron.plan.cost import permute_cost, product_cost
+from edgekron.plan.steps import AddBias, Convolve, MatMul, Permute, View
+from edgekron.structure import Structure
+from tests.strategies import Array, kronecker_sum, layers, random_factors
+
+LAYOUTS: tuple[Layout, ...] = ("nchw", "nhwc")
+layouts = st.sampled_from(LAYOUTS)
+
+
+def torch_layer(structure: Structure, convolution: Convolution, x: Array, bias: Array | None) -> Array:
+    """The dense layer in torch: x (N, C, size..)."""
+    weight = torch.from_numpy(kronecker_sum(structure, random_factors(structure)))
+    constant = None if bias is None else torch.from_numpy(bias)
+    image = torch.from_numpy(x)
+    if not convolution.axes:
+        return functional.linear(image, weight, constant).numpy()
+    padded = functional.pad(image, [n for pair in reversed(convolution.padding) for n in pair])
+    run = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[convolution.axes]
+    y: Array = run(padded, weight, constant, convolution.stride, 0, convolution.dilation).numpy()
+    return y
+
+
+def random_input(structure: Structure, convolution: Convolution, batch: int) -> Array:
+    shape = (batch, structure.weight_shape[1], *convolution.size)
+    return np.random.default_rng(7).standard_normal(shape)
+
+
+def run_numpy(plan: Plan, x: Array, bias: Array | None) -> Array:
+    """x and the result: (N, C, size..), whatever the layout of the plan."""
+    last = plan.layout == "nhwc"
+    y = evaluate(plan, random_factors(plan.structure), np.moveaxis(x, 1, -1) if last else x, bias)
+    return np.moveaxis(y, -1, 1) if last else y
+
+
+def run_torch(plan: Plan, x: Array, bias: Array | None) -> Array:
+    last = plan.layout == "nhwc"
+    factors = Factors(plan.structure, tuple(map(torch.from_numpy, random_factors(plan.structure))))
+    image = torch.from_numpy(x).movedim(1, -1) if last else torch.from_numpy(x)
+    constant = None if bias is None else torch.from_numpy(bias)
+    y = execute(plan, step_weights(plan, factors), image, constant)
+    return (y.movedim(-1, 1) if last else y).numpy()
+
+
+def check_plans(structure: Structure, convolution: Convolution, batch: int, bias: bool) -> int:
+    x = random_input(structure, convolution, batch)
+    constant = np.random.default_rng(3).standard_normal(structure.weight_shape[0]) if bias else None
+    expected = torch_layer(structure, convolution, x, constant)
+    count = 0
+    for layout in LAYOUTS:
+        for plan in plans(structure, convolution, layout, bias=bias):
+            for run in (run_numpy, run_torch):
+                y = run(plan, x, constant)
+                np.testing.assert_allclose(
+                    y, expected, rtol=1e-9, atol=1e-9, err_msg=f"{run.__name__}\n{plan}"
+                )
+            count += 1
+    return count
+
+
+@given(layers(axes=st.just(2), counts=(1, 2, 2, 2)), st.integers(1, 3), st.booleans())
+@settings(max_examples=80)
+def test_every_plan_of_a_convolution(layer: tuple[Structure, Convolution], batch: int, bias: bool) -> None:
+    assert check_plans(*layer, batch, bias) >= 2
+
+
+@given(layers(axes=st.sampled_from([0, 1, 3]), counts=(1, 2, 2)), st.integers(1, 2), st.booleans())
+@settings(max_examples=60)
+def test_every_plan_in_no_one_and_three_dimensions(
+    layer: tuple[Structure, Convolution], batch: int, bias: bool
+) -> None:
+    assert check_plans(*layer, batch, bias) >= 2
+
+
+@given(layers(axes=st.sampled_from([0, 1, 2]), counts=(3,), channels=8, kernel=4, rank=2), st.booleans())
+@settings(max_examples=12)
+def test_every_plan_of_three_factors(layer: tuple[Structure, Convolution], bias: bool) -> None:
+    assert check_plans(*layer, 2, bias) >= 2
+
+
+SEPARATE = [
+    "4x2x3x1[r] * 2x3x1x3[r]; r=3",
+    "4x2x1x1[r] * 2x3x3x3[r]; r=3",
+    "4x2x3x3[r] * 2x3x1x1[r]; r=3",
+    "8x1x3x1[r] * 1x6x1x3[r]; r=3",
+    "4x6x2x3 * 2x1x2x1",
+    "4x2[r] * 2x3[r]; r=3",
+    "2x2x3x1[a] * 2x3x1x1[a,b] * 2x1x1x3[b]; a=2, b=3",
+    "2x2x3x1[c0] * 2x3x1x1[c0] * 2x1x1x3[c0]; c0=2",
+]
+
+
+def example_layers() -> Iterator[tuple[Structure, Convolution]]:
+    for structure in map(Structure.parse, SEPARATE):
+        kernel = structure.weight_shape[2:]
+        if not kernel:
+            yield structure, Convolution((), (), (), (), ())
+            continue
+        yield structure, Convolution((6, 5), kernel, (1, 1), ((1, 1), (0, 2)), (1, 1))
+        yield structure, Convolution((9, 8), kernel, (2, 3), ((0, 1), (2, 0)), (2, 1))
+
+
+@pytest.mark.parametrize(("structure", "convolution"), list(example_layers()), ids=str)
+def test_an_empty_batch_gives_an_empty_output(structure: Structure, convolution: Convolution) -> None:
+    x = random_input(structure, convolution, 0)
+    for layout in LAYOUTS:
+        y = run_torch(best_plan(structure, convolution, layout), x, None)
+        assert y.shape == (0, structure.weight_shape[0], *convolution.out)
+
+
+class Counting:
+    """A weight's entry: counts its products with numbers, not those with other entries."""
+
+    count = 0
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __mul__(self, other: Any) -> Any:
+        if isinstance(other, Counting):
+            return Counting(self.value * other.value)
+        Counting.count += 1
+        return self.value * other
+
+    __rmul__ = __mul__
+
+    def __add__(self, other: Any) -> Any:
+        return Counting(self.value + (other.value if isinstance(other, Counting) else other))
+
+    __radd__ = __add__
+
+
+@given(layers(axes=st.integers(0, 2), channels=4, kernel=3, rank=2), layouts, st.data())
+@settings(max_examples=30)
+def test_macs_are_the_multiplications_of_the_evaluation(
+    layer: tuple[Structure, Convolution], layout: Layout, data: Any
+) -> None:
+    structure, convolution = layer
+    found = list(plans(structure, convolution, layout, bias=True))
+    plan = data.draw(st.sampled_from(found))
+    counting = np.vectorize(Counting, otypes=[object])
+    factors = [counting(value) for value in random_factors(structure)]
+    x = random_input(structure, convolution, 1).astype(object)
+    bias = np.zeros(structure.weight_shape[0])
+    Counting.count = 0
+    y = evaluate(plan, factors, np.moveaxis(x, 1, -1) if layout == "nhwc" else x, bias)
+    assert Counting.count == plan.macs
+    y = np.moveaxis(y, -1, 1) if layout == "nhwc" else y
+    expected = torch_layer(structure, convolution, x.astype(float), None)
+    np.testing.assert_allclose(y.astype(float), expected, rtol=1e-9, atol=1e-9)
+
+
+@given(layers(axes=st.integers(1, 3), counts=(2, 3), channels=6, kernel=3), layouts)
+@settings(max_examples=40)
+def test_least_macs_is_the_least_of_the_plans_that_merge_nothing(
+    layer: tuple[Structure, Convolution], layout: Layout
+) -> None:
+    unmerged = [plan for plan in plans(*layer, layout) if len(plan.merges) == len(layer[0].factors)]
+    assert min(plan.macs for plan in unmerged) == least_macs(*layer)
+
+
+@given(layers(counts=(1, 2, 2, 3), channels=6, kernel=3), layouts, st.booleans())
+@settings(max_examples=60)
+def test_plans_are_well_formed(layer: tuple[Structure, Convolution], layout: Layout, bias: bool) -> None:
+    structure, convolution = layer
+    found = list(plans(structure, convolution, layout, bias=bias))
+    assert found == list(plans(structure, convolution, layout, bias=bias))
+    images = random_input(structure, convolution, 1)
+    for plan in found:
+        x: Any = images if layout == "nchw" else np.moveaxis(images, 1, -1)
+        moved, cost, macs, merged = 0, 0.0, 0, structure.merge(plan.merges)
+        values = random_factors(structure)
+        constant = np.zeros(structure.weight_shape[0])
+        for step in plan.steps:
+            before = x.shape
+            x = evaluate(replace(plan, steps=(step,)), values, x, constant)
+            match step:
+                case View(shape):
+                    assert shape.count(-1) == 1 and shape != before
+                case Permute(order):
+                    assert sorted(order) == list(range(len(before))) and list(order) != sorted(order)
+                    assert not any(b == a + 1 for a, b in pairwise(order)), "axes that could be one"
+                    moved += x.size
+                    cost += permute_cost(order, x.size)
+                case Convolve(weight, geometry, groups):
+                    assert geometry.axes == convolution.axes <= 3
+                    assert weight.shape[0] % groups == 0
+                    factor = merged.factors[weight.factor]
+                    own = merged.value_shape(weight.factor)
+                    assert math.prod(weight.shape) == math.prod(own)
+                    assert weight.shape[2:] == factor.shape[2:] == geometry.kernel
+                    macs += math.prod(weight.shape[1:]) * x.size
+                    cost += product_cost(math.prod(weight.shape[1:]) * x.size)
+                case MatMul(weight, side):
+                    inner = weight.shape[1] if side == "left" else weight.shape[0]
+                    macs += inner * x.size
+                    cost += product_cost(inner * x.size)
+                case AddBias():
+                    cost += product_cost(x.size)
+        assert not any(isinstance(a, View) and isinstance(b, View) for a, b in pairwise(plan.steps))
+        assert (plan.moved, plan.macs) == (moved, macs)
+        assert plan.cost == pytest.approx(cost)
+        assert plan.permutes == sum(isinstance(step, Permute) for step in plan.steps)
+        products = [step for step in plan.steps if isinstance(step, Convolve | MatMul)]
+        assert sorted(step.weight.factor for step in products) == list(range(len(plan.merges)))
+        adds = [step for step in plan.steps if isinstance(step, AddBias) or getattr(step, "bias", False)]
+        assert len(adds) == bias
+
+
+@given(layers(counts=(1, 2, 3), channels=6, kernel=3), layouts, st.booleans())
+@settings(max_examples=40)
+def test_best_and_dense_plan(layer: tuple[Structure, Convolution], layout: Layout, bias: bool) -> None:
+    found = list(plans(*layer, layout, bias=bias))
+    best = best_plan(*layer, layout, bias=bias)
+    assert best == min(found, key=lambda plan: plan.cost)
+    dense = dense_plan(*layer, layout, bias=bias)
+    assert dense.is_dense and dense.merges == (tuple(range(len(layer[0].factors))),)
+    assert dense.macs == math.prod(layer[0].weight_shape) * math.prod(layer[1].out)
+    assert not dense.permutes
+    assert best.cost <= dense.cost
+    if layer[1].axes:
+        (step,) = dense.steps
+        assert isinstance(step, Convolve) and step.bias is bias
+        spread = zip(layer[1].dilation, layer[1].kernel, strict=True)
+        assert step.convolution == replace(layer[1], dilation=tuple(d if k > 1 else 1 for d, k in spread))
+
+
+def test_best_plan_takes_only_what_is_accepted() -> None:
+    structure = Structure.parse("16x2x1x1[r] * 2x16x3x3[r]; r=2")
+    convolution = Convolution((32, 32), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1))
+    free = best_plan(structure, convolution, "nchw")
+    assert any(isinstance(step, MatMul) for step in free.steps)
+    plan = best_plan(
+        structure, convolution, "nchw", accept=lambda plan: not any(isinstance(s, MatMul) for s in plan.steps)
+    )
+    assert not any(isinstance(step, MatMul) for step in plan.steps)
+    assert plan.cost > free.cost
+
+
+def test_the_order_and_the_form_follow_the_costs() -> None:
+    """Fact 2 of the design: with A 1x1, B as a convolution, then A as one product, no transpose."""
+    structure = Structure.parse("16x2x1x1[r] * 2x16x3x3[r]; r=2")
+    convolution = Convolution((32, 32), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1))
+    plan = best_plan(structure, convolution, "nchw")
+    assert [type(step) for step in plan.steps] == [View, Convolve, View, MatMul, View]
+    """Fact 3: with channels last, B along a width that holds the batch (W+B)."""
+    plan = best_plan(structure, convolution, "nhwc")
+    wide = next(step for step in plan.steps if isinstance(step, Convolve))
+    assert wide.convolution.size == (32, 64) and wide.convolution.dilation == (1, 2)
+    assert wide.convolution.padding == ((1, 1), (2, 2))
+
+
+def test_a_changed_plan_is_caught() -> None:
+    """A test of the test: each change of a step shows in the output, or the plan does not run."""
+    structure = Structure.parse("2x2x3x1[r] * 3x3x1x3[r]; r=2")
+    convolution = Convolution((7, 6), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1))
+    x = random_input(structure, convolution, 2)
+    expected = torch_layer(structure, convolution, x, None)
+    for layout in LAYOUTS:
+        for plan in plans(structure, convolution, layout):
+            for at, step in enumerate(plan.steps):
+                if isinstance(step, Permute):
+                    broken: Any = Permute(step.order[::-1])
+                elif isinstance(step, Convolve) and math.prod(step.weight.shape[2:]) > 1:
+                    d = tuple(2 * n for n in step.convolution.dilation)
+                    broken = replace(step, convolution=replace(step.convolution, dilation=d))
+                else:
+                    continue
+                steps = (*plan.steps[:at], broken, *plan.steps[at + 1 :])
+                try:
+                    y = run_numpy(replace(plan, steps=steps), x, None)
+                except (ValueError, AssertionError):
+                    continue
+                assert y.shape != expected.shape or not np.allclose(y, expected), plan
