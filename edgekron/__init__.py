@@ -12,10 +12,6 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from edgekron.verbs.bench import bench as bench
-    from edgekron.verbs.export import export as export
-    from edgekron.verbs.inspect import inspect as inspect
-    from edgekron.verbs.verify import verify as verify
     from edgekron.checkpoint import load as load
     from edgekron.checkpoint import save as save
     from edgekron.compression import CompressionReport as CompressionReport
@@ -28,6 +24,10 @@ if TYPE_CHECKING:
     from edgekron.layers import KroneckerLinear as KroneckerLinear
     from edgekron.structure import Factor as Factor
     from edgekron.structure import Structure as Structure
+    from edgekron.verbs.bench import bench as bench
+    from edgekron.verbs.export import export as export
+    from edgekron.verbs.inspect import inspect as inspect
+    from edgekron.verbs.verify import verify as verify
 
 _HOMES = {
     "CompressionReport": "compression",

@@ -38,8 +38,9 @@ class LayerRecord:
 class Manifest:
     """What a file says of itself; stored inside it, in the format's own metadata.
 
-    layout: of 4-D inputs and outputs; inputs: as the PyTorch network takes them (nchw); parameters and macs: (dense network, this network), MACs for
-    one image; source_sha256: of the checkpoint it was made from; parity: the report's summary.
+    layout: of 4-D inputs and outputs; inputs: as the PyTorch network takes them (nchw); parameters and
+    macs: (dense network, this network), MACs for one image; source_sha256: of the checkpoint it was
+    made from; parity: the report's summary.
     """
 
     format: str
@@ -59,8 +60,8 @@ class Manifest:
 
     @property
     def ratio(self) -> float:
-        """Parameters of the dense network over this one's."""
-        return self.parameters[0] / self.parameters[1]
+        """Parameters of the dense network over this one's; 1 for a network without any."""
+        return self.parameters[0] / self.parameters[1] if self.parameters[1] else 1.0
 
     def to_text(self) -> str:
         """JSON."""

@@ -44,7 +44,8 @@ def load(folder: Path) -> tuple[Images, Labels]:
 
 def normalise(images: Images) -> NDArray[np.float32]:
     """(n, 32, 32, 3) bytes -> (n, 3, 32, 32) input of the bundled networks."""
-    scaled = (images.astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
+    mean, std = np.array(MEAN, np.float32), np.array(STD, np.float32)
+    scaled = (images.astype(np.float32) / 255 - mean) / std
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 

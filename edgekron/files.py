@@ -42,6 +42,8 @@ def require_writable(path: Path, *, force: bool) -> None:
             raise UsageError(f"cannot write {path}: {path.parent} is not a folder")
         if not path.parent.exists():
             raise UsageError(f"cannot write {path}: no such folder: {path.parent}")
+        if not os.access(path.parent, os.W_OK):
+            raise UsageError(f"cannot write {path}: the folder {path.parent} is read-only")
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot write {path}: {_reason(error)}") from error
 

@@ -33,10 +33,20 @@ def runtime(name: str) -> Runtime:
 
 def format_of(path: Path) -> str:
     """The format that a file's suffix stands for."""
-    found = names("exporters")
-    if path.suffix.removeprefix(".") not in found:
-        raise UsageError(f"{path}: the suffix says no format; known are {', '.join(f'.{n}' for n in found)}")
-    return path.suffix.removeprefix(".")
+    found, suffix = names("exporters"), path.suffix.removeprefix(".")
+    if suffix not in found:
+        raise UsageError(
+            f"{path}: the suffix says no format; known are {', '.join(f'.{n}' for n in found)}."
+            f"{suggestion(suffix, found)}"
+        )
+    return suffix
+
+
+def require_suffix(path: Path, exporter: Exporter) -> None:
+    """Refuse to write a file under the suffix of another format; any other suffix is the user's choice."""
+    suffix = path.suffix.removeprefix(".")
+    if suffix != exporter.format and suffix in names("exporters"):
+        raise UsageError(f"{path}: the suffix says {suffix}, but the format is {exporter.format}")
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -17,6 +17,7 @@ from edgekron.cli.export import export
 from edgekron.cli.inspect import inspect
 from edgekron.cli.verify import verify
 from edgekron.errors import EdgekronError
+from edgekron.wording import one_line
 
 app = typer.Typer(
     name="edgekron",
@@ -55,13 +56,13 @@ def main() -> None:
     try:
         app()
     except EdgekronError as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
+        typer.secho(f"error: {' '.join(str(error).splitlines())}", fg="red", err=True)
         sys.exit(error.exit_code)
     except Exception as error:
         if os.environ.get("EDGEKRON_DEBUG"):
             raise
         typer.secho(
-            f"internal error: {type(error).__name__}: {error} "
+            f"internal error: {one_line(error)} "
             "(set EDGEKRON_DEBUG=1 for the traceback, and please report it)",
             fg="red",
             err=True,

@@ -16,7 +16,7 @@ from edgekron.cli.options import (
     Json,
     Model,
     next_command,
-    print_result,
+    print_json,
     read_model,
 )
 from edgekron.cli.progress import progress_bar
@@ -58,7 +58,9 @@ def compress(
 
       edgekron compress weights.pt --factory mynet:build --input-shape 1,3,224,224 --ratio 3 --macs 3
     """
+    from edgekron.artifact import checksum
     from edgekron.checkpoint import save
+    from edgekron.compression import CompressionReport
     from edgekron.compression import compress as compress_model
     from edgekron.files import require_writable
 
@@ -83,9 +85,13 @@ def compress(
         metadata=checkpoint.metadata,
         force=force,
     )
-    print_result(small.compression, as_json)
-    if not as_json:
-        typer.echo(f"wrote {output} ({output.stat().st_size:,} bytes)")
+    data = output.read_bytes()
+    report, sha256 = small.compression, checksum(data)
+    assert isinstance(report, CompressionReport)
+    if as_json:
+        print_json({"path": str(output), "size": len(data), "sha256": sha256} | report.to_json())
+    else:
+        typer.echo(f"{report}\n{output}  {len(data):,} bytes  sha256 {sha256[:16]}")
     next_command(f"edgekron export {output} --format onnx", as_json)
 
 

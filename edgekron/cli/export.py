@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +19,7 @@ from edgekron.cli.options import (
     Model,
     Rtol,
     next_command,
+    print_json,
     read_model,
 )
 from edgekron.cli.progress import progress_bar
@@ -42,7 +42,7 @@ class LayoutName(StrEnum):
 
 def export(
     model: Model,
-    format: Annotated[  # noqa: A002
+    format: Annotated[
         list[str] | None, typer.Option("-f", "--format", help="onnx or tflite; repeat it for both.")
     ] = None,
     output: Annotated[
@@ -107,7 +107,7 @@ def export(
                 example_inputs=tensors,
                 format=name,
                 plan=plan.value,
-                opset=opset if name == "onnx" else None,
+                opset=opset if name == "onnx" or len(targets) == 1 else None,
                 dynamic_batch=dynamic_batch,
                 layout=layout.value if layout and (name == "tflite" or len(targets) == 1) else None,
                 inputs=inputs or (),
@@ -122,5 +122,5 @@ def export(
         if not as_json:
             typer.echo(str(report))
     if as_json:
-        typer.echo(json.dumps([report.to_json() for report in reports], indent=1, allow_nan=False))
+        print_json([report.to_json() for report in reports])
     next_command(f"edgekron bench {' '.join(map(str, targets))}", as_json)

@@ -74,7 +74,15 @@ def parse_shape(text: str) -> tuple[int, ...]:
 
 def print_result(report: Any, as_json: bool) -> None:
     """Print a report: its text, or its JSON."""
-    typer.echo(json.dumps(report.to_json(), indent=1, allow_nan=False) if as_json else str(report))
+    if as_json:
+        print_json(report.to_json())
+    else:
+        typer.echo(str(report))
+
+
+def print_json(value: Any) -> None:
+    """Print strict JSON."""
+    typer.echo(json.dumps(value, indent=1, allow_nan=False))
 
 
 def next_command(text: str, as_json: bool) -> None:

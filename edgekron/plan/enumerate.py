@@ -99,6 +99,11 @@ class _Partial:
     def spatial(self) -> tuple[str, ...]:
         return tuple(x for x in self.order if x.startswith("axis"))
 
+    @property
+    def elements(self) -> int:
+        """Elements of the state for one image."""
+        return math.prod(self.sizes[x] for x in self.order if x != "n")
+
     def extent(self, names: Sequence[str]) -> int:
         return -1 if "n" in names else math.prod(self.sizes[x] for x in names)
 
@@ -123,7 +128,7 @@ class _Partial:
                 runs.append([name])
         heads = [run[0] for run in runs]
         axes = tuple(heads.index(name) for name in order if name in heads)
-        elements = math.prod(self.sizes[x] for x in order if x != "n")
+        elements, block = self.elements, self.extent(runs[-1])
         seen = self.view(runs)
         return replace(
             seen,
@@ -131,7 +136,7 @@ class _Partial:
             shape=tuple(seen.shape[axis] for axis in axes),
             steps=(*seen.steps, Permute(axes)),
             moved=seen.moved + elements,
-            cost=seen.cost + permute_cost(axes, elements),
+            cost=seen.cost + permute_cost(axes, elements, block=block, scatters=self.layout == "nchw"),
         )
 
     def apply(
@@ -140,11 +145,18 @@ class _Partial:
         """The state after an operator that leaves it in the given order and grouping."""
         out = {f"axis{k}": n for k, n in enumerate(done.convolution.out)}
         after = replace(self, sizes={**self.sizes, **out}, order=order)
+        match step:
+            case MatMul(_, "left"):
+                lanes = after.extent(groups[-1])  # columns
+            case MatMul(weight, "right"):
+                lanes = weight.shape[1]
+            case Convolve():
+                lanes = step.weight.shape[0] // step.groups
         return replace(
             after,
             shape=tuple(map(after.extent, groups)),
             steps=(*self.steps, step),
-            cost=self.cost + product_cost(done.macs),
+            cost=self.cost + product_cost(done.macs, self.elements + after.elements, lanes),
         )
 
     def weight(self, factor: int, rows: Sequence[str], columns: Sequence[str]) -> Weight:
@@ -178,8 +190,9 @@ class _Partial:
         if plain and isinstance(last, Convolve) and last.groups == 1 and end.steps == self.steps:
             return replace(end, steps=(*end.steps[:-1], replace(last, bias=True)))
         shape = (end.extent(made), *(1 for _ in self.spatial)) if nchw else (end.extent(made),)
-        elements = math.prod(end.sizes[x] for x in order if x != "n")
-        return replace(end, steps=(*end.steps, AddBias(shape)), cost=end.cost + product_cost(elements))
+        return replace(
+            end, steps=(*end.steps, AddBias(shape)), cost=end.cost + product_cost(0, 2 * end.elements)
+        )
 
 
 def _start(structure: Structure, convolution: Convolution, layout: Layout) -> _Partial:
@@ -230,13 +243,13 @@ def _forms(state: _Partial, step: Contraction, created: tuple[str, ...]) -> Iter
             [("n", *batch), (*groups, *contracted), *axes], [("n", *batch), (*groups, *created), *axes]
         )
         return
+    if batch:
+        tall = [(*batch, "n"), *axes]
+        yield convolve([*tall, (*groups, *contracted)], [*tall, (*groups, *created)])
     if not batch or geometry.stride[-1] == 1:
         wide = [("n",), *axes[:-1], (spatial[-1], *batch)]
         folded = _fold_width(geometry, math.prod(state.sizes[x] for x in batch))
         yield convolve([*wide, (*groups, *contracted)], [*wide, (*groups, *created)], folded)
-    if batch:
-        tall = [(*batch, "n"), *axes]
-        yield convolve([*tall, (*groups, *contracted)], [*tall, (*groups, *created)])
 
 
 def _matmuls(

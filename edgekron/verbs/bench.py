@@ -29,7 +29,7 @@ def bench(
     every session, and cores the process is pinned to; seconds: of measurement. A free batch is 1.
     Inputs are the same seeded random values for all.
     """
-    names = [str(path) for path in paths]
+    names = [str(Path(path)) for path in paths]
     if not names:
         raise UsageError("bench needs at least one artifact")
     if len(set(names)) < len(names):
@@ -38,7 +38,7 @@ def bench(
         runs = {name: _runner(name, runtime, threads) for name in names}
         return measure(
             runs,
-            baseline=None if baseline is None else str(baseline),
+            baseline=None if baseline is None else str(Path(baseline)),
             seconds=seconds,
             cores=cores,
             progress=progress,

@@ -13,6 +13,7 @@ import numpy as np
 from edgekron import bundled, plugins
 from edgekron.checkpoint import read_checkpoint
 from edgekron.cifar10 import load, normalise
+from edgekron.errors import UsageError
 from edgekron.latency import LatencyReport
 from edgekron.progress import Progress, silent
 from edgekron.table import table
@@ -115,10 +116,13 @@ def demo(
             return demo(
                 folder=Path(temporary), cifar10=cifar10, formats=formats, seconds=seconds, progress=progress
             )
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = read_checkpoint(bundled.RESNET18_KRONECKER)
     images = cifar10 or (CHECKOUT_IMAGES if CHECKOUT_IMAGES.is_dir() else None)
     pixels, labels = load(images) if images else (None, None)
+    checkpoint = read_checkpoint(bundled.RESNET18_KRONECKER)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {folder}: {error.strerror}") from error
     steps, done, rows, latencies = 4 * len(formats), 0, [], []
 
     def step(what: str) -> None:
@@ -135,7 +139,7 @@ def demo(
                 checkpoint.model,
                 path,
                 example_inputs=checkpoint.example_inputs(),
-                plan=plan,  # type: ignore[arg-type]
+                plan=plan,
                 force=True,
                 source=checkpoint,
             )

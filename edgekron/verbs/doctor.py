@@ -10,6 +10,7 @@ from edgekron import __version__, plugins
 from edgekron.errors import MissingExtraError
 from edgekron.host import machine
 from edgekron.table import table
+from edgekron.wording import one_line
 
 PACKAGES = {
     "numpy": "pip install numpy",
@@ -65,9 +66,9 @@ def doctor() -> DoctorReport:
         except PackageNotFoundError:
             findings.append(Finding(f"package {package}", "missing", repair))
     for name in plugins.names("exporters"):
-        findings.append(_loads(f"format {name}", lambda name=name: plugins.exporter(name).suffix))  # type: ignore[misc]
+        findings.append(_loads(f"format {name}", lambda name=name: plugins.exporter(name).suffix))
     for name in plugins.names("runtimes"):
-        findings.append(_loads(f"runtime {name}", lambda name=name: plugins.runtime(name).version()))  # type: ignore[misc]
+        findings.append(_loads(f"runtime {name}", lambda name=name: plugins.runtime(name).version()))
     return DoctorReport(machine(), tuple(findings))
 
 
@@ -76,3 +77,5 @@ def _loads(what: str, examine: Any) -> Finding:
         return Finding(what, examine())
     except MissingExtraError as error:
         return Finding(what, "does not load", str(error).rpartition(": ")[2])
+    except Exception as error:  # a library of another version may fail in any way
+        return Finding(what, f"does not load: {one_line(error)}", "pip install --upgrade 'edgekron[all]'")

@@ -112,6 +112,9 @@ def export(
     path, start, tolerance = Path(path), time.monotonic(), Tolerance(atol, rtol)
     options = ExportOptions(plan, opset, dynamic_batch, layout)
     exporter = plugins.exporter(format or plugins.format_of(path))
+    plugins.require_suffix(path, exporter)
+    if verify:
+        plugins.runtime(exporter.runtime)  # a missing one is reported before the work
     require_writable(path, force=force)
     tensors = as_inputs(example_inputs)
     run_model(model, tensors)  # inputs that do not fit are reported before the work
@@ -122,11 +125,14 @@ def export(
     report = None
     if verify:
         trials = seeded_trials(manifest.inputs) + [file_trial(Path(p), manifest.inputs) for p in inputs]
-        report = _verify(model, exporter, exported, manifest, trials, tolerance)
-        if not report.passed:
+        try:
+            report = _verify(model, exporter, exported, manifest, trials, tolerance)
+            if not report.passed:
+                raise ParityError(report.summary())
+        except ParityError as error:
             failed = path.with_name(path.name + ".failed")
             write_atomically(failed, exporter.with_manifest(exported.data, manifest), force=True)
-            raise ParityError(f"{report.summary()}; the file is kept as {failed}")
+            raise ParityError(f"{error}; the file is kept as {failed}") from error
         summary = {"summary": report.summary(), "max_abs_error": report.worst.max_abs_error}
         manifest = replace(manifest, parity=summary | {"range": report.worst.range})
     progress("writing", 2, 3)
@@ -211,8 +217,8 @@ def _sizes(model: nn.Module, tensors: Inputs, exported: Exported) -> tuple[tuple
         weight = math.prod(structure.weight_shape)
         dense += weight - structure.parameters
         dense_macs += weight * use.outputs
-        if all(plan.is_dense for plan in plans.values()):
-            stored += weight - structure.parameters
+        merges = {plan.merges for plan in plans.values()}
+        stored += sum(structure.merge(each).parameters for each in merges) - structure.parameters
         linear = plans.get(())
         macs += linear.macs * use.outputs if linear else sum(plans[size].macs for size in use.sizes)
     return (dense, stored), (dense_macs, macs)

@@ -9,6 +9,7 @@ from edgekron import plugins
 from edgekron.artifact import Manifest, TensorInfo
 from edgekron.errors import UsageError
 from edgekron.exporter import Exporter
+from edgekron.files import read_whole
 from edgekron.runtime import Session
 from edgekron.verbs.trials import torch_layout
 
@@ -48,12 +49,7 @@ def open_artifact(path: str | Path) -> Opened:
     """Read an artifact; UsageError for a missing file, an unknown suffix or damaged content."""
     path = Path(path)
     exporter = plugins.exporter(plugins.format_of(path))
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise UsageError(f"no such file: {path}") from None
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
+    data = read_whole(path)
     try:
         return Opened(path, data, exporter, exporter.manifest(data))
     except UsageError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,10 @@ from torch import nn
 
 from edgekron.artifact import Array, TensorInfo, from_layout, to_layout
 from edgekron.errors import UsageError
+from edgekron.files import read_whole
 from edgekron.network import run_model
 from edgekron.runtime import Session
+from edgekron.wording import one_line
 
 SEEDS = 3
 FREE_BATCHES = (1, 4)
@@ -61,11 +64,14 @@ def file_trial(path: Path, inputs: Sequence[TensorInfo]) -> Trial:
 
     Raises UsageError if the file cannot be read or an array does not fit.
     """
+    data = read_whole(path)
+    if not data.startswith(b"PK"):  # numpy would take anything else for a pickle
+        raise UsageError(f"{path} is not an .npz file: write it with numpy.savez(path, input=array)")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = dict(file)
-    except (OSError, ValueError, EOFError) as error:
-        raise UsageError(f"{path}: not a readable .npz file of plain arrays: {error}") from error
+    except Exception as error:  # of zipfile, zlib or numpy
+        raise UsageError(f"{path}: not a readable .npz file of plain arrays: {one_line(error)}") from error
     return named_trial(path.name, arrays, inputs)
 
 
@@ -85,6 +91,10 @@ def named_trial(name: str, arrays: Mapping[str, Array], inputs: Sequence[TensorI
             raise UsageError(
                 f"{name}: '{info.name}' has shape {'x'.join(map(str, shape))}, "
                 f"the network takes {expected} (PyTorch's layout)"
+            )
+        if not np.can_cast(arrays[info.name].dtype, info.dtype, casting="same_kind"):
+            raise UsageError(
+                f"{name}: '{info.name}' is of type {arrays[info.name].dtype}, the network takes {info.dtype}"
             )
     return Trial(name, tuple(arrays[info.name].astype(info.dtype) for info in inputs))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
 import onnx
 import onnxsim
 import torch
@@ -34,7 +32,7 @@ class OnnxExporter:
 
     def export(self, model: nn.Module, inputs: Inputs, options: ExportOptions) -> Exported:
         """Convert the network; raises UsageError for an opset or layout that cannot be had."""
-        opset = options.opset or DEFAULT_OPSET
+        opset = DEFAULT_OPSET if options.opset is None else options.opset
         newest = onnx.defs.onnx_opset_version()
         if not OLDEST_OPSET <= opset <= newest:
             raise UsageError(f"--opset {opset}: this version exports {OLDEST_OPSET} to {newest}")
@@ -53,7 +51,7 @@ class OnnxExporter:
         """The same file with the manifest in its metadata."""
         proto = onnx.load_model_from_string(data)
         helper.set_model_props(proto, {KEY: manifest.to_text()})
-        return proto.SerializeToString(deterministic=True)
+        return _serialized(proto)
 
     def manifest(self, data: bytes) -> Manifest | None:
         """The manifest of a file; None if edgekron did not make it."""
@@ -94,10 +92,8 @@ def _convert(
         reason = _root_cause(error)
         raise UnsupportedError(f"torch.onnx cannot export this network: {reason}") from error
     assert program is not None
-    buffer = io.BytesIO()
-    program.save(buffer)
     with quiet():
-        simplified, same = onnxsim.simplify(onnx.load_model_from_string(buffer.getvalue()))
+        simplified, same = onnxsim.simplify(program.model_proto)
     if not same:
         raise UnsupportedError("onnxsim changed the outputs of the network; please report this network")
     assert isinstance(simplified, onnx.ModelProto)
@@ -124,7 +120,11 @@ def _checked(proto: onnx.ModelProto, opset: int) -> bytes:
             f"versions {versions}, {len(proto.functions)} functions"
         )
     checker.check_model(proto, full_check=True)
-    return proto.SerializeToString(deterministic=True)
+    return _serialized(proto)
+
+
+def _serialized(proto: onnx.ModelProto) -> bytes:
+    return bytes(proto.SerializeToString(deterministic=True))
 
 
 def _parse(data: bytes) -> onnx.ModelProto:

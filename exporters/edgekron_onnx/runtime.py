@@ -12,6 +12,7 @@ import onnxruntime
 
 from edgekron.artifact import Array, TensorInfo
 from edgekron.errors import UsageError
+from edgekron.wording import one_line
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -25,6 +26,12 @@ _DTYPES = {
 }
 
 
+def _dtype(name: str) -> str:
+    if name not in _DTYPES:
+        raise UsageError(f"an input of type {name} is not supported, only {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
 class OnnxSession:
     """One ONNX file in onnxruntime."""
 
@@ -34,7 +41,7 @@ class OnnxSession:
             TensorInfo(
                 value.name,
                 tuple(n if isinstance(n, int) else -1 for n in value.shape),
-                _DTYPES[value.type],
+                _dtype(value.type),
             )
             for value in session.get_inputs()
         )
@@ -66,7 +73,8 @@ class OnnxRuntime:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            return OnnxSession(session)
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from error
         except Exception as error:  # onnxruntime's exception classes are private
-            reason = str(error).strip().splitlines()[0]
-            raise UsageError(f"{path}: onnxruntime cannot load this file: {reason}") from error
-        return OnnxSession(session)
+            raise UsageError(f"{path}: onnxruntime cannot load this file: {one_line(error)}") from error

@@ -21,13 +21,14 @@ from edgekron.network import Inputs
 from edgekron.plan import Layout, Plan
 from edgekron.plan.steps import View
 from edgekron.quiet import quiet
+from edgekron.wording import one_line
 from edgekron_tflite.flatbuffer import get_metadata, operators, pack, parse, rename, set_metadata
 from edgekron_tflite.rewrite import rewrite
 
 KEY = "edgekron"
 UNDELEGATED = {
     "BROADCAST_TO": "a weight or constant is computed at run time; store it as a buffer",
-    "PADV2": "a max-pool with padding that does not follow a ReLU; pad after the ReLU, or pool without padding",
+    "PADV2": "a max-pool with padding does not follow a ReLU; pad after a ReLU, or pool without padding",
     "CONV_3D": "3-D convolutions run on a slow kernel",
 }
 
@@ -116,9 +117,7 @@ def _convert(
             converted.export(str(path))
             return path.read_bytes()
         except Exception as error:  # anything may come out of a converter
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            reason = lines[0] if lines else type(error).__name__
-            raise UnsupportedError(f"litert-torch cannot convert this network: {reason}") from error
+            raise UnsupportedError(f"litert-torch cannot convert this network: {one_line(error)}") from error
 
 
 def _check(names: list[str], transposes: int) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ def set_metadata(model: Any, name: str, value: bytes) -> None:
 class _AlignedBuilder(flatbuffers.Builder):  # type: ignore[misc]
     """Puts byte vectors on 16 bytes, as the schema's force_align asks of buffers and Python ignores."""
 
-    def StartVector(self, elemSize: int, numElems: int, alignment: int) -> Any:  # noqa: N802, N803
+    def StartVector(self, elemSize: int, numElems: int, alignment: int) -> Any:
         return super().StartVector(elemSize, numElems, max(alignment, 16) if elemSize == 1 else alignment)
 
 

@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -60,6 +60,7 @@ def rewrite(module: fx.GraphModule) -> fx.GraphModule:
         if new is not None:
             new.meta["val"] = node.meta["val"]
             node.replace_all_uses_with(new)
+            module.graph.erase_node(node)  # an operator in place would stay, as it has an effect
     for node in list(module.graph.nodes):
         source = _source(node, _LAST, (1, -1))
         inner = _source(source, _FIRST, (-1, 1)) if source is not None else None
@@ -94,8 +95,9 @@ def _is_channels_last(node: object) -> bool:
 
 def _last(graph: fx.Graph, x: object) -> fx.Node:
     """The channels-last form of an NCHW node."""
-    inner = _source(x, _FIRST, (-1, 1))
-    return inner if inner is not None else graph.call_function(_aten.permute.default, (x, _LAST))
+    node = cast(fx.Node, x)
+    inner = _source(node, _FIRST, (-1, 1))
+    return inner if inner is not None else graph.call_function(_aten.permute.default, (node, _LAST))
 
 
 def _first(graph: fx.Graph, x: fx.Node) -> fx.Node:
@@ -140,8 +142,8 @@ def _constant(module: fx.GraphModule, node: object) -> Tensor:
 
 def _mean(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """mean over H and W."""
-    axes = cast("list[int]", node.args[1])
-    if node.kwargs or {axis % 4 for axis in axes} != {2, 3}:
+    axes = cast("list[int] | None", node.args[1])
+    if node.kwargs or {axis % 4 for axis in axes or ()} != {2, 3}:
         return None
     return _spatial_mean(module.graph, node.args[0], keep=len(node.args) > 2 and bool(node.args[2]))
 
@@ -159,10 +161,11 @@ def _spatial_mean(graph: fx.Graph, x: object, *, keep: bool) -> fx.Node:
 
 def _unpad_pool(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """Padded max-pool of non-negative values."""
-    defaults = (None, [], [], [0, 0], [1, 1], False)
-    x, kernel, stride, padding, dilation, ceil_mode = (*node.args, *defaults[len(node.args) :])
-    rows, columns = cast("list[int]", padding)[0], cast("list[int]", padding)[-1]
-    if ceil_mode or not (rows or columns) or not _is_non_negative(cast(fx.Node, x)):
+    defaults: tuple[Any, ...] = (None, [], [], [0, 0], [1, 1], False)
+    given: tuple[Any, ...] = node.args
+    x, kernel, stride, padding, dilation, ceil_mode = (*given, *defaults[len(given) :])
+    rows, columns = padding[0], padding[-1]
+    if ceil_mode or not (rows or columns) or not _is_non_negative(x):
         return None
     pads = [columns, columns, rows, rows]
     padded = module.graph.call_function(_aten.constant_pad_nd.default, (x, pads, 0.0))
@@ -171,9 +174,16 @@ def _unpad_pool(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
 
 
 def _is_non_negative(node: fx.Node) -> bool:
+    """Whether a node is the output of a ReLU, or of a clamp from 0 on, that nothing changes in place."""
     inner = _source(node, _FIRST, (-1, 1))
+    if any(map(_is_in_place, (*node.users, *(inner.users if inner is not None else ())))):
+        return False
     node = inner if inner is not None else node
     if node.target in _CLAMPS:
         low = node.args[1] if len(node.args) > 1 else None
         return isinstance(low, int | float) and low >= 0
     return node.target in _RELUS
+
+
+def _is_in_place(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable

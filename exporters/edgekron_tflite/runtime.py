@@ -12,6 +12,7 @@ from ai_edge_litert.interpreter import Interpreter
 from edgekron.artifact import Array, TensorInfo
 from edgekron.errors import UsageError
 from edgekron.quiet import quiet
+from edgekron.wording import one_line
 
 
 class LiteSession:
@@ -62,5 +63,4 @@ class LiteRuntime:
             with quiet():
                 return LiteSession(Interpreter(model_path=str(path), num_threads=threads))
         except (ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UsageError(f"{path}: LiteRT cannot load this file: {reason}") from error
+            raise UsageError(f"{path}: LiteRT cannot load this file: {one_line(error)}") from error

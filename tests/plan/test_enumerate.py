@@ -200,7 +200,7 @@ def test_plans_are_well_formed(layer: tuple[Structure, Convolution], layout: Lay
                     assert sorted(order) == list(range(len(before))) and list(order) != sorted(order)
                     assert not any(b == a + 1 for a, b in pairwise(order)), "axes that could be one"
                     moved += x.size
-                    cost += permute_cost(order, x.size)
+                    cost += permute_cost(order, x.size, scatters=layout == "nchw")
                 case Convolve(weight, geometry, groups):
                     assert geometry.axes == convolution.axes <= 3
                     assert weight.shape[0] % groups == 0
