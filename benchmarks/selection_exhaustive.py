@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -136,7 +137,7 @@ def main() -> None:
                     f"{seconds:.1f}",
                 ]
             )
-        print(f"{name}: done", flush=True)
+        print(f"{name}: done", file=sys.stderr)
     head = [
         "layer",
         "edgekron",

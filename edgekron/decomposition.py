@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from edgekron.errors import StructureError, UnsupportedError, UsageError
 from edgekron.structure import Structure
@@ -48,6 +49,17 @@ def merge(factors: Factors, groups: Sequence[Sequence[int]]) -> Factors:
         equation = factors.structure.merge_equation(group, structure.factors[index].labels)
         product = torch.einsum(equation, *(factors.tensors[k] for k in group))
         tensors.append(product.reshape(structure.value_shape(index)))
+    return Factors(structure, tuple(tensors))
+
+
+def pad_ranks(factors: Factors, ranks: Mapping[str, int]) -> Factors:
+    """The same weight with larger ranks: zero terms are added. Differentiable."""
+    structure = factors.structure.resize(ranks)
+    tensors = []
+    for factor, tensor in zip(structure.factors, factors.tensors, strict=True):
+        missing = [ranks[label] - factors.structure.sizes[label] for label in factor.labels]
+        ends = [0, 0] * len(factor.shape) + [n for label in reversed(missing) for n in (0, label)]
+        tensors.append(functional.pad(tensor, ends) if any(missing) else tensor)
     return Factors(structure, tuple(tensors))
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgekron.decomposition import Factors, merge
+from edgekron.decomposition import Factors, merge, pad_ranks
 from edgekron.errors import UsageError
 from edgekron.plan.steps import AddBias, Convolve, Layout, MatMul, Permute, Plan, View
 
@@ -18,7 +18,7 @@ _CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3
 
 def step_weights(plan: Plan, factors: Factors) -> list[Tensor]:
     """The constants of the plan's products, in the order of its steps. Differentiable."""
-    merged = merge(factors, plan.merges).tensors
+    merged = pad_ranks(merge(factors, plan.merges), dict(plan.ranks)).tensors
     return [
         merged[step.weight.factor].permute(step.weight.axes).reshape(step.weight.shape)
         for step in plan.steps

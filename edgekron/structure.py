@@ -177,6 +177,10 @@ class Structure:
         kept = {label for factor in merged for label in factor.labels}
         return Structure(tuple(merged), tuple((k, v) for k, v in self.ranks if k in kept))
 
+    def resize(self, ranks: Mapping[str, int]) -> Structure:
+        """The same structure with other rank sizes; labels it does not carry are ignored."""
+        return Structure(self.factors, tuple((label, ranks[label]) for label, _ in self.ranks))
+
     def merge_equation(self, group: Sequence[int], labels: Sequence[str]) -> str:
         """The einsum that multiplies the factors of `group`, keeping `labels`.
 

@@ -9,6 +9,8 @@ onnxruntime 1.31 and LiteRT 2.3:
 * 0.07 ns for each element that an operator reads or writes;
 * 0.07 to 0.18 ns per transposed element, 0.3 ns more where blocks of only 4 elements stay together,
   and 2.3 ns on onnxruntime where several axes move and the last is one of them;
+* a convolution on onnxruntime takes 1.3 times as long where a channel count is no multiple of 4, which
+  its blocked kernels need;
 * below 1 us to start an operator; the figure here is larger, since small products do not reach full
   speed.
 """
@@ -23,6 +25,8 @@ ELEMENT = 10.0
 TRANSPOSED_ELEMENT = 16.0
 TRANSPOSED_BLOCK = 150.0
 SCATTERED_ELEMENT = 300.0
+ALIGNMENT = 4
+UNALIGNED = 1.3
 
 
 def permute_cost(order: tuple[int, ...], elements: int, *, block: int, scatters: bool) -> float:
@@ -49,9 +53,11 @@ def moves_one_axis(order: tuple[int, ...]) -> bool:
     return any(sorted(rest) == list(rest) for k in order if (rest := [x for x in order if x != k]))
 
 
-def product_cost(macs: int, elements: int, lanes: int = LANES) -> float:
+def product_cost(macs: int, elements: int, *, lanes: int = LANES, aligned: bool = True) -> float:
     """Cost of a convolution, matrix product or sum.
 
-    elements: read and written; lanes: the extent that runs along the vector registers.
+    elements: read and written; lanes: the extent that runs along the vector registers; aligned: the
+    channels are multiples of ALIGNMENT, or the runtime does not mind.
     """
-    return OPERATOR + macs * math.ceil(lanes / LANES) * LANES / lanes + ELEMENT * elements
+    filled = math.ceil(lanes / LANES) * LANES / lanes
+    return OPERATOR + macs * filled * (1.0 if aligned else UNALIGNED) + ELEMENT * elements

@@ -23,7 +23,7 @@ from itertools import pairwise, permutations
 
 from edgekron.plan.contraction import Contraction, contractions, index_sizes, rank_indices
 from edgekron.plan.convolution import Convolution
-from edgekron.plan.cost import permute_cost, product_cost
+from edgekron.plan.cost import ALIGNMENT, permute_cost, product_cost
 from edgekron.plan.steps import AddBias, Convolve, Layout, MatMul, Permute, Plan, Step, View, Weight
 from edgekron.structure import Structure
 
@@ -35,21 +35,36 @@ def plans(
 ) -> Iterator[Plan]:
     """Every plan of the layer, in a fixed order; all compute the same function."""
     for merges in _runs(len(structure.factors)):
-        merged = structure.merge(merges)
-        for order in permutations(range(len(merges))):
-            steps = contractions(merged, convolution, order)
-            for end in _arrange(_start(merged, convolution, layout), steps):
+        for merged in _paddings(structure.merge(merges)):
+            for end, steps in _executions(merged, convolution, layout):
                 end = end.finish(len(merged.factors), bias)
                 yield Plan(
                     structure,
                     convolution,
                     layout,
                     merges,
+                    merged.ranks,
                     end.steps,
                     macs=sum(step.macs for step in steps),
                     moved=end.moved,
                     cost=end.cost,
                 )
+
+
+def _paddings(structure: Structure) -> list[Structure]:
+    """The structure, and the same with every rank a multiple of ALIGNMENT."""
+    ranks = {label: math.ceil(size / ALIGNMENT) * ALIGNMENT for label, size in structure.ranks}
+    return [structure] if ranks == structure.sizes else [structure, structure.resize(ranks)]
+
+
+def _executions(
+    structure: Structure, convolution: Convolution, layout: Layout
+) -> Iterator[tuple[_Partial, tuple[Contraction, ...]]]:
+    """All orders of the factors, and all arrangements of each."""
+    for order in permutations(range(len(structure.factors))):
+        steps = contractions(structure, convolution, order)
+        for end in _arrange(_start(structure, convolution, layout), steps):
+            yield end, steps
 
 
 def best_plan(
@@ -152,11 +167,15 @@ class _Partial:
                 lanes = weight.shape[1]
             case Convolve():
                 lanes = step.weight.shape[0] // step.groups
+        channels = step.weight.shape[:2] if isinstance(step, Convolve) and self.layout == "nchw" else ()
+        aligned = all(n % ALIGNMENT == 0 for n in channels)
         return replace(
             after,
             shape=tuple(map(after.extent, groups)),
             steps=(*self.steps, step),
-            cost=self.cost + product_cost(done.macs, self.elements + after.elements, lanes),
+            cost=self.cost + product_cost(
+                done.macs, self.elements + after.elements, lanes=lanes, aligned=aligned
+            ),
         )
 
     def weight(self, factor: int, rows: Sequence[str], columns: Sequence[str]) -> Weight:

@@ -48,7 +48,9 @@ def _merge(plan: Plan, factors: Sequence[Array], index: int) -> Array:
     structure = plan.structure.merge(plan.merges)
     group, labels = plan.merges[index], structure.factors[index].labels
     value = np.einsum(plan.structure.merge_equation(group, labels), *(factors[k] for k in group))
-    return np.reshape(value, structure.value_shape(index))
+    value = np.reshape(value, structure.value_shape(index))
+    missing = [(0, dict(plan.ranks)[label] - structure.sizes[label]) for label in labels]
+    return np.pad(value, missing + [(0, 0)] * len(structure.factors[index].shape))
 
 
 def _constant(weight: Weight, merged: Sequence[Array]) -> Array:

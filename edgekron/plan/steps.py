@@ -99,8 +99,9 @@ Step = View | Permute | Convolve | MatMul | AddBias
 class Plan:
     """One layer as operators: input (N, C, size..) or (N, size.., C), output the same with F.
 
-    merges: which factors of `structure` are densified together before execution; the weights of
-    the steps refer to the merged factors. macs: multiplications for one image, moved: elements
+    merges: which factors of `structure` are densified together before execution; ranks: the sizes
+    of the labels that remain, padded with zero terms where that suits the runtime. The weights of
+    the steps refer to the merged and padded factors. macs: multiplications for one image, moved: elements
     that permutes copy for one image, cost: the figure plans are compared by (see plan/cost.py).
     """
 
@@ -108,6 +109,7 @@ class Plan:
     convolution: Convolution
     layout: Layout
     merges: tuple[tuple[int, ...], ...]
+    ranks: tuple[tuple[str, int], ...]
     steps: tuple[Step, ...]
     macs: int
     moved: int
@@ -128,6 +130,9 @@ class Plan:
         head = f"{self.structure}{size} in {self.layout}"
         if any(len(group) > 1 for group in self.merges):
             head += ", factors " + " ".join("·".join(map(str, group)) for group in self.merges)
+        padded = [f"{label}={size}" for label, size in self.ranks if size != self.structure.sizes[label]]
+        if padded:
+            head += f", padded to {', '.join(padded)}"
         return "\n".join([head, *(f"  {step}" for step in self.steps)])
 
 

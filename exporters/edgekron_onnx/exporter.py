@@ -15,11 +15,14 @@ from edgekron.exporter import Exported, ExportOptions, Operator
 from edgekron.lower import lower
 from edgekron.network import Inputs
 from edgekron.quiet import quiet
+from edgekron.wording import one_line
 
 DEFAULT_OPSET = 18
 """With IR 8, what onnxruntime 1.14 and newer load."""
 OLDEST_OPSET = 18
 """The oldest that torch.onnx's translations are written for."""
+NEWEST_OPSET = 23
+"""The newest that torch.onnx converts to; onnx itself knows more than the runtimes do."""
 KEY = "edgekron"
 
 
@@ -33,9 +36,8 @@ class OnnxExporter:
     def export(self, model: nn.Module, inputs: Inputs, options: ExportOptions) -> Exported:
         """Convert the network; raises UsageError for an opset or layout that cannot be had."""
         opset = DEFAULT_OPSET if options.opset is None else options.opset
-        newest = onnx.defs.onnx_opset_version()
-        if not OLDEST_OPSET <= opset <= newest:
-            raise UsageError(f"--opset {opset}: this version exports {OLDEST_OPSET} to {newest}")
+        if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+            raise UsageError(f"--opset {opset}: this version exports {OLDEST_OPSET} to {NEWEST_OPSET}")
         if options.layout == "nhwc":
             raise UsageError("--layout nhwc is for TFLite; ONNX files keep PyTorch's nchw")
         lowered, plans = lower(model, inputs, layout="nchw", plan=options.plan)
@@ -92,8 +94,11 @@ def _convert(
         reason = _root_cause(error)
         raise UnsupportedError(f"torch.onnx cannot export this network: {reason}") from error
     assert program is not None
-    with quiet():
-        simplified, same = onnxsim.simplify(program.model_proto)
+    try:
+        with quiet():
+            simplified, same = onnxsim.simplify(program.model_proto)
+    except Exception as error:  # of C++, as a RuntimeError or something else
+        raise UnsupportedError(f"onnxsim cannot simplify this network: {one_line(error)}") from error
     if not same:
         raise UnsupportedError("onnxsim changed the outputs of the network; please report this network")
     assert isinstance(simplified, onnx.ModelProto)

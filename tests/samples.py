@@ -1,0 +1,120 @@
+"""Small networks for the tests of exporters, verbs and command line; many layers in one network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgekron.decomposition import Factors, kronecker_to_tensor
+from edgekron.layers import KroneckerConv2d, KroneckerLinear
+from edgekron.lowered import LoweredLayer
+from edgekron.plan import Plan
+from edgekron.structure import Structure
+from tests.strategies import Array, random_factors
+
+_CONVOLUTIONS = {0: functional.linear, 1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One layer, executed by this plan; its factors are random, and so are its bias and its input."""
+
+    plan: Plan
+    bias: bool
+    batch: int = 2
+
+    @property
+    def factors(self) -> Factors:
+        values = random_factors(self.plan.structure, seed=1)
+        return Factors(self.plan.structure, tuple(torch.from_numpy(v).float() for v in values))
+
+    @property
+    def bias_values(self) -> Tensor | None:
+        count = self.plan.structure.weight_shape[0]
+        return torch.linspace(-2, 3, count) if self.bias else None
+
+    @property
+    def input(self) -> Tensor:
+        shape = (self.batch, self.plan.structure.weight_shape[1], *self.plan.convolution.size)
+        return torch.from_numpy(np.random.default_rng(2).standard_normal(shape)).float()
+
+    def layer(self) -> LoweredLayer:
+        return LoweredLayer(self.plan, self.factors, self.bias_values)
+
+    def expected(self) -> Array:
+        """The dense layer of torch in float64: the weight is formed, no plan is involved."""
+        weight = kronecker_to_tensor(self.factors).double()
+        bias = None if self.bias_values is None else self.bias_values.double()
+        geometry = self.plan.convolution
+        x = self.input.double()
+        if not geometry.axes:
+            return functional.linear(x, weight, bias).numpy()
+        x = functional.pad(x, [n for pair in reversed(geometry.padding) for n in pair])
+        convolve = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[geometry.axes]
+        y: Tensor = convolve(x, weight, bias, geometry.stride, 0, geometry.dilation)
+        return y.numpy()
+
+
+class Branches(nn.Module):
+    """Many layers side by side, each with an input and an output of its own: one conversion for all."""
+
+    def __init__(self, branches: Sequence[Branch]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(branch.layer() for branch in branches)
+        self.inputs = tuple(branch.input for branch in branches)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(layer(x) for layer, x in zip(self.layers, inputs, strict=True))
+
+
+def relative_error(expected: Array, found: Array) -> float:
+    """Largest difference over the range of the expected values, zero included."""
+    assert expected.shape == found.shape
+    span = expected.max(initial=0) - expected.min(initial=0)
+    return float(np.abs(expected - found).max() / span)
+
+
+FOLDED = "2x4x3x1[r] * 4x2x1x3[r]; r=2"
+"""8x8x3x3: needs transposes in both layouts."""
+SEPARABLE = "8x1x3x1[r] * 1x8x1x3[r]; r=2"
+"""8x8x3x3: two plain convolutions."""
+POINTWISE_FIRST = "4x2x1x1[r] * 2x4x3x3[r]; r=2"
+"""8x8x3x3: a convolution and a matrix product in nchw."""
+
+
+def convolution(structure: str, **options: object) -> KroneckerConv2d:
+    """A compressed convolution of the structure's weight shape; padding keeps the size."""
+    outputs, inputs, *kernel = Structure.parse(structure).weight_shape
+    settings = {"padding": tuple(n // 2 for n in kernel), **options}
+    return KroneckerConv2d(inputs, outputs, (kernel[0], kernel[1]), structure=structure, **settings)  # type: ignore[arg-type]
+
+
+def classifier() -> nn.Sequential:
+    """Images (N, 3, 8, 8) to 4 logits: dense stem, folded and separable layers, compressed head."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        convolution(FOLDED, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        convolution(SEPARABLE, stride=2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        KroneckerLinear(8, 4, structure="2x2[r] * 2x4[r]; r=2"),
+    )
+    with torch.no_grad():
+        network(torch.randn(16, 3, 8, 8))  # moments of batch norm other than 0 and 1
+    return network.eval()
+
+
+def image(batch: int = 1, size: int = 8) -> Tensor:
+    """A random input of `classifier`."""
+    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(3))
