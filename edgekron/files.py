@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -42,6 +43,8 @@ def require_writable(path: Path, *, force: bool) -> None:
             raise UsageError(f"cannot write {path}: {path.parent} is not a folder")
         if not path.parent.exists():
             raise UsageError(f"cannot write {path}: no such folder: {path.parent}")
+        with tempfile.TemporaryFile(dir=Path(os.path.realpath(path)).parent):
+            pass  # the folder takes files
         if not os.access(path.parent, os.W_OK):
             raise UsageError(f"cannot write {path}: the folder {path.parent} is read-only")
     except (OSError, ValueError) as error:

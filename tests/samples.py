@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from hypothesis import Phase, settings
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,7 +19,9 @@ from edgekron.plan import Plan
 from edgekron.structure import Structure
 from tests.strategies import Array, random_factors
 
-_CONVOLUTIONS = {0: functional.linear, 1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+CONVERTING = settings(max_examples=10, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+"""For properties of converted files: an example costs seconds, so none is shrunk."""
+_CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,7 @@ class Branch:
         if not geometry.axes:
             return functional.linear(x, weight, bias).numpy()
         x = functional.pad(x, [n for pair in reversed(geometry.padding) for n in pair])
-        convolve = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[geometry.axes]
-        y: Tensor = convolve(x, weight, bias, geometry.stride, 0, geometry.dilation)
+        y: Tensor = _CONVOLUTIONS[geometry.axes](x, weight, bias, geometry.stride, 0, geometry.dilation)
         return y.numpy()
 
 
@@ -75,8 +78,8 @@ class Branches(nn.Module):
 def relative_error(expected: Array, found: Array) -> float:
     """Largest difference over the range of the expected values, zero included."""
     assert expected.shape == found.shape
-    span = expected.max(initial=0) - expected.min(initial=0)
-    return float(np.abs(expected - found).max() / span)
+    error = float(np.abs(expected - found).max())
+    return error / float(expected.max(initial=0) - expected.min(initial=0)) if error else 0.0
 
 
 FOLDED = "2x4x3x1[r] * 4x2x1x3[r]; r=2"
@@ -90,8 +93,8 @@ POINTWISE_FIRST = "4x2x1x1[r] * 2x4x3x3[r]; r=2"
 def convolution(structure: str, **options: object) -> KroneckerConv2d:
     """A compressed convolution of the structure's weight shape; padding keeps the size."""
     outputs, inputs, *kernel = Structure.parse(structure).weight_shape
-    settings = {"padding": tuple(n // 2 for n in kernel), **options}
-    return KroneckerConv2d(inputs, outputs, (kernel[0], kernel[1]), structure=structure, **settings)  # type: ignore[arg-type]
+    given: dict[str, Any] = {"padding": tuple(n // 2 for n in kernel), **options}
+    return KroneckerConv2d(inputs, outputs, (kernel[0], kernel[1]), structure=structure, **given)
 
 
 def classifier() -> nn.Sequential:

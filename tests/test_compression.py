@@ -245,6 +245,14 @@ def test_every_reason_to_stay_as_it_is() -> None:
     assert re.search(r"compressed +4x4 +2x2 \* 2x2 +1.00x +1.00x", text)
 
 
+@pytest.mark.parametrize("budget", [{"ratio": 1.2}, {"macs": 1.3}, {"ratio": 1.1, "macs": 1.2}], ids=str)
+def test_what_cannot_be_compressed_counts_in_the_budget(budget: dict[str, Any]) -> None:
+    report = report_of(compress(Reasons(), example_inputs=torch.zeros(1, 4, 6, 6), **budget))
+    assert report.ratio >= budget.get("ratio", 1) and report.macs_ratio >= budget.get("macs", 1)
+    with pytest.raises(UsageError, match=r"macs=2 cannot be met: the best reachable macs is 1\.\d+$"):
+        compress(Reasons(), example_inputs=torch.zeros(1, 4, 6, 6), macs=2)
+
+
 @pytest.mark.parametrize("name", [name for name, reason in REASONS.items() if reason])
 def test_a_named_layer_that_cannot_be_compressed(name: str) -> None:
     with pytest.raises(UnsupportedError) as error:

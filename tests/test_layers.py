@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -156,13 +157,18 @@ def test_forward_densifies_where_that_is_cheaper(monkeypatch: pytest.MonkeyPatch
 
 
 def test_densifying_is_spread_over_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs rank times weight, here what the factors cost more than the dense weight for 4 images."""
     seen = spy_on_plans(monkeypatch)
-    layer = KroneckerLinear(64, 64, structure="8x8[r] * 8x8[r]; r=128")
-    for batch in (1, 8):
-        x = torch.randn(batch, 64)
+    layer = KroneckerLinear(6, 8, structure="2x3[r] * 4x2[r]; r=5")
+    factored, dense = edgekron.layers._plans(layer.structure, layer.convolution(()), True)
+    assert dense.is_dense and not factored.is_dense
+    costs = replace(factored, cost=1000.0 + 5 * 48 / 4), replace(dense, cost=1000.0)
+    monkeypatch.setattr(edgekron.layers, "_plans", lambda *_: costs)
+    for batch in (1, 4, 5, 100):
+        x = torch.randn(batch, 6)
         expected = functional.linear(x, layer.weight, layer.bias)
         torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
-    assert [plan.is_dense for plan in seen] == [False, True]
+    assert [plan.is_dense for plan in seen] == [False, False, True, True]
 
 
 def test_the_layer_accepts_any_memory_order_and_an_empty_batch() -> None:

@@ -177,6 +177,11 @@ def test_a_label_survives_a_merge_if_two_of_the_new_factors_carry_it() -> None:
     assert tensor_train.merge([[0], [1], [2]]) == tensor_train
 
 
+def test_resize_changes_the_ranks_only() -> None:
+    tensor_train = Structure.parse("2x2[a] * 3x3[a,b] * 2x2[b]; a=4, b=5")
+    assert str(tensor_train.resize({"b": 8, "a": 4, "c": 2})) == "2x2[a] * 3x3[a,b] * 2x2[b]; a=4, b=8"
+
+
 @pytest.mark.parametrize("groups", [[[0]], [[1], [0]], [[0, 1], [1]], [[0, 2], [1]]])
 def test_only_runs_of_neighbours_merge(groups: list[list[int]]) -> None:
     with pytest.raises(StructureError, match="is not a list of runs of adjacent factors"):

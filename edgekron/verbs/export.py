@@ -140,7 +140,20 @@ def export(
     write_atomically(path, data, force=force)
     progress("written", 3, 3)
     seconds = time.monotonic() - start
-    return ExportReport(path, len(data), checksum(data), manifest, report, exported.warnings, seconds)
+    warnings = (*_densified(exported, options), *exported.warnings)
+    return ExportReport(path, len(data), checksum(data), manifest, report, warnings, seconds)
+
+
+def _densified(exported: Exported, options: ExportOptions) -> list[str]:
+    """Tell which compressed layers are exported dense although nobody asked for it."""
+    dense = [name for name, plans in exported.plans.items() if any(plan.is_dense for plan in plans)]
+    if options.plan == "dense" or not dense:
+        return []
+    kept = len(exported.plans) - len(dense)
+    return [
+        f"kept {kept} of {len(exported.plans)} compressed layers; densified, since their factors would run "
+        f"slower: {', '.join(dense)}"
+    ]
 
 
 def _verify(

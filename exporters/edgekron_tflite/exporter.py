@@ -73,13 +73,13 @@ class TfliteExporter:
     def with_manifest(self, data: bytes, manifest: Manifest) -> bytes:
         """The same file with the manifest in its metadata."""
         tree = parse(data)
-        set_metadata(tree, KEY, manifest.to_text().encode())
+        set_metadata(tree, KEY, manifest.to_text())
         return pack(tree)
 
     def manifest(self, data: bytes) -> Manifest | None:
         """The manifest of a file; None if edgekron did not make it."""
         text = get_metadata(parse(data), KEY)
-        return None if text is None else Manifest.from_text(text.decode())
+        return None if text is None else Manifest.from_text(text)
 
     def operators(self, data: bytes) -> list[Operator]:
         """The operators of all subgraphs."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import flatbuffers
@@ -20,43 +22,53 @@ def parse(data: bytes) -> Any:
     """The model as the schema's object tree; UsageError if the bytes are no TFLite file."""
     if data[4:8] != IDENTIFIER:
         raise UsageError("not a TFLite file")
-    try:
+    with _damage():
         return schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
-    except (struct.error, IndexError, ValueError, TypeError, AttributeError, UnicodeDecodeError) as error:
+
+
+@contextmanager
+def _damage() -> Iterator[None]:
+    """Bytes may say anything: offsets out of the file, indices out of a list, texts that are none."""
+    try:
+        yield
+    except (struct.error, LookupError, ValueError, TypeError, AttributeError) as error:
         raise UsageError("a damaged TFLite file") from error
 
 
 def operators(model: Any) -> list[Operator]:
     """The operators of all subgraphs in order; a custom operator is named CUSTOM:name."""
-    names = []
-    for code in model.operatorCodes:
-        builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
-        custom = code.customCode.decode() if code.customCode else None
-        names.append(f"CUSTOM:{custom}" if custom else _NAMES[builtin])
-    return [
-        Operator(names[op.opcodeIndex], tuple(graph.tensors[t].name.decode() for t in op.outputs))
-        for graph in model.subgraphs
-        for op in graph.operators
-    ]
+    with _damage():
+        names = []
+        for code in model.operatorCodes:
+            builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
+            custom = code.customCode.decode() if code.customCode else None
+            names.append(f"CUSTOM:{custom}" if custom else _NAMES.get(builtin, f"BUILTIN_{builtin}"))
+        return [
+            Operator(names[op.opcodeIndex], tuple(graph.tensors[t].name.decode() for t in op.outputs))
+            for graph in model.subgraphs
+            for op in graph.operators
+        ]
 
 
-def get_metadata(model: Any, name: str) -> bytes | None:
-    """The metadata buffer of this name."""
-    for entry in model.metadata or []:
-        if entry.name == name.encode():
-            data = model.buffers[entry.buffer].data
-            return bytes(data) if data is not None else b""
-    return None
+def get_metadata(model: Any, name: str) -> str | None:
+    """The text in the metadata buffer of this name."""
+    with _damage():
+        for entry in model.metadata or []:
+            if entry.name == name.encode():
+                data = model.buffers[entry.buffer].data
+                return bytes(data).decode() if data is not None else ""
+        return None
 
 
-def set_metadata(model: Any, name: str, value: bytes) -> None:
+def set_metadata(model: Any, name: str, text: str) -> None:
     """Add a metadata buffer, or replace the one of this name."""
+    data = np.frombuffer(text.encode(), np.uint8)
     for entry in model.metadata or []:
         if entry.name == name.encode():
-            model.buffers[entry.buffer].data = np.frombuffer(value, np.uint8)
+            model.buffers[entry.buffer].data = data
             return
     buffer, entry = schema.BufferT(), schema.MetadataT()
-    buffer.data = np.frombuffer(value, np.uint8)
+    buffer.data = data
     entry.name, entry.buffer = name.encode(), len(model.buffers)
     model.buffers.append(buffer)
     model.metadata = [*(model.metadata or []), entry]

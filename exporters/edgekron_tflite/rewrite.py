@@ -51,6 +51,9 @@ def rewrite(module: fx.GraphModule) -> fx.GraphModule:
         _aten.mean.dim: _mean,
         _aten.adaptive_avg_pool2d.default: _global_pool,
         _aten.batch_norm.default: _batch_norm,
+        _aten.slice.Tensor: _slice,
+        _aten.constant_pad_nd.default: _pad,
+        _aten.pad.default: _pad,
         **dict.fromkeys(_ELEMENTWISE, _elementwise),
     }
     for node in list(module.graph.nodes):  # in order of execution: a rule sees its inputs rewritten
@@ -157,6 +160,25 @@ def _global_pool(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
 def _spatial_mean(graph: fx.Graph, x: object, *, keep: bool) -> fx.Node:
     mean = graph.call_function(_aten.mean.dim, (_last(graph, x), [1, 2], keep))
     return _first(graph, mean) if keep else mean
+
+
+def _slice(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """x[.., start:end:step, ..]."""
+    x, axis, *rest = node.args
+    last = _LAST.index(cast(int, axis) % 4)
+    return _first(module.graph, module.graph.call_function(_aten.slice.Tensor, (_last(module.graph, x), last, *rest)))
+
+
+def _pad(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """Padding with a constant: (before, after) of the last axis first."""
+    x, pads, *rest = node.args
+    pads = [*cast("list[int]", pads), *[0] * 8][:8]
+    if node.target == _aten.pad.default and rest[:1] not in ([], ["constant"]):
+        return None
+    value = (rest[-1] if rest and not isinstance(rest[-1], str) else 0.0) or 0.0
+    width, height, channels, batch = pads[0:2], pads[2:4], pads[4:6], pads[6:8]
+    args = (_last(module.graph, x), [*channels, *width, *height, *batch], value)
+    return _first(module.graph, module.graph.call_function(_aten.constant_pad_nd.default, args))
 
 
 def _unpad_pool(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:

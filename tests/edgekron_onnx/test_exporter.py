@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
 import sysconfig
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import checker, helper
 from onnx.reference import ReferenceEvaluator
@@ -27,9 +29,9 @@ from edgekron.plan import Convolution, plans
 from edgekron.structure import Structure
 from edgekron_onnx.exporter import DEFAULT_OPSET, NEWEST_OPSET, OLDEST_OPSET, OnnxExporter
 from tests.samples import (
+    CONVERTING,
     FOLDED,
     POINTWISE_FIRST,
-    SEPARABLE,
     Branch,
     Branches,
     classifier,
@@ -90,7 +92,7 @@ def branches(draw: st.DrawFn) -> Branch:
 
 
 @given(st.lists(branches(), min_size=2, max_size=6))
-@settings(max_examples=12)
+@CONVERTING
 def test_layers_of_any_structure_geometry_and_plan_equal_torch(chosen: list[Branch]) -> None:
     check_branches(chosen)
 
@@ -103,16 +105,15 @@ GEOMETRIES = {
 }
 
 
-@pytest.mark.parametrize("text", [FOLDED, SEPARABLE, POINTWISE_FIRST, "2x2x1x1[r,s] * 4x4x3x3[r,s]; r=2, s=2"])
-def test_every_plan_of_a_layer_in_every_geometry(text: str) -> None:
-    structure = Structure.parse(text)
-    chosen = [
-        Branch(plan, bias)
-        for geometry in GEOMETRIES.values()
-        for bias in (True, False)
-        for plan in plans(structure, geometry, "nchw", bias=bias)
-    ]
-    check_branches(chosen)
+@pytest.mark.parametrize(("text", "bias"), [(FOLDED, True), (FOLDED, False), (POINTWISE_FIRST, True)])
+def test_every_plan_in_every_geometry(text: str, bias: bool) -> None:
+    check_branches(
+        [
+            Branch(plan, bias)
+            for geometry in GEOMETRIES.values()
+            for plan in plans(Structure.parse(text), geometry, "nchw", bias=bias)
+        ]
+    )
 
 
 def test_same_padding_rectangular_kernel_and_linear_as_layers_of_a_network() -> None:
@@ -137,11 +138,12 @@ def test_same_padding_rectangular_kernel_and_linear_as_layers_of_a_network() -> 
 
 # What each kind of layer becomes. Only a structure with two factors of several channels and an extent in
 # the first one costs a transpose; whatever is pointwise on the left is a matrix product.
+WIDE = "64x1x3x1[r] * 1x64x1x3[r]; r=16"
 LISTS: dict[str, tuple[nn.Module, Tensor, list[str]]] = {
-    "separable": (convolution(SEPARABLE), torch.randn(1, 8, 16, 16), ["Conv", "Conv"]),
+    "separable": (convolution(WIDE), torch.randn(1, 64, 32, 32), ["Conv", "Conv"]),
     "separable, strided": (
-        convolution(SEPARABLE, stride=2, bias=False),
-        torch.randn(1, 8, 16, 16),
+        convolution(WIDE, stride=2, bias=False),
+        torch.randn(1, 64, 32, 32),
         ["Conv", "Conv"],
     ),
     "first factor 1x1": (
@@ -162,7 +164,7 @@ LISTS: dict[str, tuple[nn.Module, Tensor, list[str]]] = {
     "both 1x1": (
         convolution("16x16x1x1[r] * 16x16x1x1[r]; r=1", bias=False),
         torch.randn(1, 256, 28, 28),
-        ["Reshape", "MatMul", "Reshape", "MatMul", "Reshape"],
+        ["Reshape", "MatMul", "Reshape", "Conv", "Reshape"],
     ),
     "general": (
         convolution("16x8x3x1[r] * 8x16x1x3[r]; r=1", bias=False),
@@ -188,8 +190,8 @@ def test_a_dense_plan_is_one_operator() -> None:
 
 
 def test_batch_norm_is_folded_into_the_last_step_that_makes_all_channels() -> None:
-    model = nn.Sequential(convolution(SEPARABLE, bias=False), nn.BatchNorm2d(8), nn.ReLU())
-    assert names(export(model, torch.randn(1, 8, 6, 6)).data) == ["Conv", "Conv", "Relu"]
+    model = nn.Sequential(convolution(WIDE, bias=False), nn.BatchNorm2d(64), nn.ReLU())
+    assert names(export(model, torch.randn(1, 64, 32, 32)).data) == ["Conv", "Conv", "Relu"]
 
 
 def test_versions_domain_and_names_by_default() -> None:
@@ -274,7 +276,14 @@ def test_the_manifest_comes_back_and_changes_nothing_else() -> None:
 def test_no_folder_of_this_machine_is_in_the_file() -> None:
     data = EXPORTER.with_manifest(export(classifier(), image()).data, MANIFEST)
     here = Path(__file__).parents[2]
-    for folder in (here, here.name + "/", sysconfig.get_path("purelib"), "site-packages", Path.home(), "/tmp"):
+    for folder in (
+        here,
+        here.name + "/",
+        sysconfig.get_path("purelib"),
+        "site-packages",
+        Path.home(),
+        "/tmp",
+    ):
         assert str(folder).encode() not in data
     assert b".py" not in data
 
@@ -290,8 +299,6 @@ print(hashlib.sha256(OnnxExporter().export(classifier(), (image(),), ExportOptio
 
 
 def test_the_same_network_gives_the_same_bytes() -> None:
-    import hashlib
-
     here = hashlib.sha256(export(classifier(), image()).data).hexdigest()
     assert hashlib.sha256(export(classifier(), image()).data).hexdigest() == here
     there = subprocess.run(
@@ -308,7 +315,8 @@ def test_the_same_network_gives_the_same_bytes() -> None:
 def test_other_parties_compute_the_same() -> None:
     model, x = classifier(), image(2)
     data = EXPORTER.with_manifest(export(model, x).data, MANIFEST)
-    [reference] = ReferenceEvaluator(onnx.load_model_from_string(data)).run(None, {"input": x.numpy()})
+    outputs: Any = ReferenceEvaluator(onnx.load_model_from_string(data)).run(None, {"input": x.numpy()})
+    reference = np.asarray(outputs[0])
     [found] = execute(data, x)
     assert relative_error(reference, found) < 1e-5
     assert relative_error(model(x).detach().numpy(), reference) < 1e-5
@@ -319,7 +327,7 @@ def test_a_network_that_torch_cannot_trace() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x + 1 if x.sum() > 0 else x - 1
 
-    with pytest.raises(UnsupportedError, match="^torch.onnx cannot export this network: [^\n]+$"):
+    with pytest.raises(UnsupportedError, match=r"^torch\.onnx cannot export this network: [^\n]+$"):
         export(Choosy(), torch.ones(1, 2))
 
 
@@ -335,19 +343,23 @@ DAMAGED = {
 @pytest.mark.parametrize("name", DAMAGED)
 def test_what_is_no_onnx_file(name: str) -> None:
     for read in (EXPORTER.manifest, EXPORTER.operators):
-        with pytest.raises(UsageError, match="^not an ONNX file, or (a damaged one|one without a graph)$"):
+        with pytest.raises(UsageError, match=r"^not an ONNX file, or (a damaged one|one without a graph)$"):
             read(DAMAGED[name])
 
 
 def test_any_truncation_is_damage() -> None:
     data = EXPORTER.with_manifest(export(classifier(), image()).data, MANIFEST)
-    for end in range(0, len(data) - 1, len(data) // 40):
+
+    def read(end: int) -> str:
         try:
-            found = EXPORTER.manifest(data[:end])
+            return str(EXPORTER.manifest(data[:end]))
         except UsageError as error:
-            assert str(error).startswith("not an ONNX file")
-        else:
-            assert found is None  # cut between two fields, in front of the metadata
+            return str(error)
+
+    found = Counter(map(read, range(0, len(data) - 1, len(data) // 60)))
+    damaged, empty = "not an ONNX file, or a damaged one", "not an ONNX file, or one without a graph"
+    assert found.keys() <= {damaged, empty, "None"}  # None: cut between the graph and the metadata
+    assert found[damaged] > 50
 
 
 def test_a_file_of_someone_else_has_no_manifest() -> None:
@@ -362,5 +374,5 @@ def test_a_file_of_someone_else_has_no_manifest() -> None:
 def test_a_manifest_that_is_damaged() -> None:
     proto = onnx.load_model_from_string(export(classifier(), image()).data)
     helper.set_model_props(proto, {"edgekron": '{"schema": 1'})
-    with pytest.raises(UsageError, match="^the manifest inside the file is damaged: "):
+    with pytest.raises(UsageError, match=r"^the manifest inside the file is damaged: "):
         EXPORTER.manifest(proto.SerializeToString())
