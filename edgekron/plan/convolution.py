@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgekron.errors import UsageError
 
@@ -11,7 +11,10 @@ from edgekron.errors import UsageError
 class Convolution:
     """Geometry of one convolution of d axes; a linear layer has d = 0.
 
-    size: input extents; kernel, stride, dilation: per axis; padding: zeros (before, after) per axis.
+    size: input extents; kernel, stride, dilation: per axis; padding: zeros (before, after) per axis;
+    groups: of channels that do not mix, the slowest index of both inputs and outputs.
+    transposed: the adjoint, as torch.nn.ConvTranspose2d: the stride spreads the input, the padding is
+    cut from the output, output_padding is added behind it.
 
     >>> Convolution((32, 32), kernel=(3, 3), stride=(2, 2), padding=((1, 1), (1, 1)), dilation=(1, 1)).out
     (16, 16)
@@ -22,8 +25,13 @@ class Convolution:
     stride: tuple[int, ...]
     padding: tuple[tuple[int, int], ...]
     dilation: tuple[int, ...]
+    groups: int = 1
+    transposed: bool = False
+    output_padding: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if not self.output_padding:
+            object.__setattr__(self, "output_padding", (0,) * self.axes)
         if min(self.out, default=1) < 1:
             raise UsageError(
                 f"input of size {'x'.join(map(str, self.size))} is smaller than the dilated kernel "
@@ -38,6 +46,19 @@ class Convolution:
     @property
     def out(self) -> tuple[int, ...]:
         """Output extents."""
+        if self.transposed:
+            return tuple(
+                (n - 1) * s - sum(p) + d * (k - 1) + extra + 1
+                for n, k, s, p, d, extra in zip(
+                    self.size,
+                    self.kernel,
+                    self.stride,
+                    self.padding,
+                    self.dilation,
+                    self.output_padding,
+                    strict=True,
+                )
+            )
         return tuple(
             (n + sum(p) - d * (k - 1) - 1) // s + 1
             for n, k, s, p, d in zip(
@@ -49,6 +70,26 @@ class Convolution:
     def is_pointwise(self) -> bool:
         """No extent, no stride, no padding: a matrix product at every pixel."""
         return all(
-            k == 1 and s == 1 and p == (0, 0)
-            for k, s, p in zip(self.kernel, self.stride, self.padding, strict=True)
+            self.is_pointwise_on(axis) for axis in range(self.axes)
+        )
+
+    def is_pointwise_on(self, axis: int) -> bool:
+        """No extent, no stride, no padding along one axis."""
+        alone = self.kernel[axis] == 1 and self.stride[axis] == 1
+        return alone and self.padding[axis] == (0, 0) and self.output_padding[axis] == 0
+
+    def straight(self) -> Convolution:
+        """A transposed convolution of stride 1 as the ordinary one with the kernel flipped.
+
+        Itself if it is ordinary, strided, or cuts more than its kernel reaches.
+        """
+        reach = [d * (k - 1) for d, k in zip(self.dilation, self.kernel, strict=True)]
+        padding = tuple(
+            (r - before, r - after + extra)
+            for r, (before, after), extra in zip(reach, self.padding, self.output_padding, strict=True)
+        )
+        if not self.transposed or set(self.stride) > {1} or min(map(min, padding), default=0) < 0:
+            return self
+        return replace(
+            self, padding=padding, transposed=False, output_padding=(0,) * self.axes
         )

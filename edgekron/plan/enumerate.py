@@ -28,6 +28,7 @@ from edgekron.plan.steps import AddBias, Convolve, Layout, MatMul, Permute, Plan
 from edgekron.structure import Structure
 
 Groups = Sequence[Sequence[str]]
+T = TypeVar("T")
 
 
 def plans(
@@ -178,28 +179,27 @@ class _Partial:
             ),
         )
 
-    def weight(self, factor: int, rows: Sequence[str], columns: Sequence[str]) -> Weight:
-        """The factor with its indices in this order, kernel extents last, as (rows, columns, k..)."""
-        shape = self.structure.factors[factor].shape
-        value = [*rank_indices(self.structure.factors[factor]), f"f{factor}", f"c{factor}"]
+    def weight(
+        self, done: Contraction, rows: Sequence[str], columns: Sequence[str], kernel: tuple[int, ...]
+    ) -> Weight:
+        """A factor with its indices in this order, its kernel last, as (rows, columns, *kernel)."""
+        factor = self.structure.factors[done.factor]
+        value = [*rank_indices(factor), *(f"{kind}{done.factor}" for kind in "gfc")]
         wanted = [*rows, *columns]
         rest = [x for x in value if x not in wanted]  # of extent 1
         axes = [value.index(x) for x in (*rest, *wanted)]
-        kernel = range(len(value), len(value) + len(shape) - 2)
+        spatial = range(len(value), len(value) + len(factor.shape) - 2)
         extents = (math.prod(self.sizes[x] for x in rows), math.prod(self.sizes[x] for x in columns))
-        return Weight(factor, (*axes, *kernel), extents + shape[2:])
-
-    def matrix(self, factor: int, rows: Sequence[str], columns: Sequence[str]) -> Weight:
-        """The same for a factor without kernel extents, as (rows, columns)."""
-        weight = self.weight(factor, rows, columns)
-        return replace(weight, shape=weight.shape[:2])
+        groups = self.sizes[f"g{done.factor}"]
+        return Weight(done.factor, groups, (*axes, *spatial), (*extents, *kernel), done.flips)
 
     def finish(self, factors: int, bias: bool) -> _Partial:
         """Bring the output digits into their order and add the bias."""
-        made = tuple(f"f{k}" for k in range(factors) if self.sizes[f"f{k}"] > 1)
+        made = tuple(x for k in range(factors) for x in (f"g{k}", f"f{k}") if self.sizes[x] > 1)
         nchw = self.layout == "nchw"
-        order = ("n", *made, *self.spatial) if nchw else ("n", *self.spatial, *made)
-        axes = [(x,) for x in self.spatial]
+        spatial = tuple(sorted(self.spatial))
+        order = ("n", *made, *spatial) if nchw else ("n", *spatial, *made)
+        axes = [(x,) for x in spatial]
         end = self.permute(order)
         plain = end.steps == self.steps  # no transpose was needed
         end = end.view([("n",), made, *axes] if nchw else [("n",), *axes, made])
@@ -216,11 +216,11 @@ class _Partial:
 
 def _start(structure: Structure, convolution: Convolution, layout: Layout) -> _Partial:
     """The input: (N, C, size..) or (N, size.., C)."""
-    sizes = index_sizes(structure)
+    sizes = index_sizes(structure, convolution.groups)
     spatial = tuple(f"axis{k}" for k in range(convolution.axes))
     sizes.update(zip(spatial, convolution.size, strict=True))
-    channels = tuple(f"c{k}" for k in range(len(structure.factors)) if sizes[f"c{k}"] > 1)
-    total = structure.weight_shape[1]
+    channels = tuple(input_indices(sizes, len(structure.factors)))
+    total = structure.weight_shape[1] * convolution.groups
     if layout == "nchw":
         order, shape = ("n", *channels, *spatial), (-1, total, *convolution.size)
     else:
@@ -244,31 +244,76 @@ def _forms(state: _Partial, step: Contraction, created: tuple[str, ...]) -> Iter
     batch = tuple(x for x in inner if x in step.batch)
     groups = tuple(x for x in inner if x in step.groups)
     contracted = tuple(x for x in inner if x in step.contracted)
-    spatial, geometry = state.spatial, step.convolution
-    axes = [(x,) for x in spatial]
 
-    def convolve(before: Groups, after: Groups, folded: Convolution = geometry) -> _Partial:
+    def convolve(lead: Sequence[str], axes: Groups, geometry: Convolution) -> _Partial:
+        """Convolution with these indices as batch and as spatial axes."""
+        nchw = state.layout == "nchw"
+        before = [lead, (*groups, *contracted), *axes] if nchw else [lead, *axes, (*groups, *contracted)]
+        after = [lead, (*groups, *created), *axes] if nchw else [lead, *axes, (*groups, *created)]
         ready = state.permute(_flat(before)).view(before)
-        weight = ready.weight(step.factor, (*groups, *created), contracted)
-        operator = Convolve(weight, folded, math.prod(state.sizes[x] for x in groups))
+        weight = ready.weight(step, (*groups, *created), contracted, geometry.kernel)
+        operator = Convolve(weight, geometry, math.prod(state.sizes[x] for x in groups))
         return ready.apply(operator, step, _flat(after), after)
 
-    if geometry.is_pointwise and not groups:
+    if step.convolution.is_pointwise and not groups:
         yield from _matmuls(state, step, created, batch, contracted)
-    if not spatial:
+    if not state.spatial and not groups:
         return
-    if state.layout == "nchw":
-        yield convolve(
-            [("n", *batch), (*groups, *contracted), *axes], [("n", *batch), (*groups, *created), *axes]
-        )
-        return
-    if batch:
-        tall = [(*batch, "n"), *axes]
-        yield convolve([*tall, (*groups, *contracted)], [*tall, (*groups, *created)])
-    if not batch or geometry.stride[-1] == 1:
-        wide = [("n",), *axes[:-1], (spatial[-1], *batch)]
-        folded = _fold_width(geometry, math.prod(state.sizes[x] for x in batch))
-        yield convolve([*wide, (*groups, *contracted)], [*wide, (*groups, *created)], folded)
+    for lead, axes, geometry in _planes(step.convolution):
+        if state.layout == "nchw":
+            yield convolve(("n", *batch, *lead), axes, geometry)
+            continue
+        if batch:
+            yield convolve((*batch, "n", *lead), axes, geometry)
+        if not batch or (geometry.stride[-1] == 1 and not geometry.transposed):
+            wide = [*axes[:-1], (*axes[-1], *batch)]
+            times = math.prod(state.sizes[x] for x in batch)
+            yield convolve(("n", *lead), wide, _fold_width(geometry, times))
+
+
+def _planes(geometry: Convolution) -> Iterator[tuple[tuple[str, ...], Groups, Convolution]]:
+    """The convolution as one over two axes: (axes folded into the batch, the two axes, geometry).
+
+    One axis gets a second of extent 1. Of three axes, a factor with extent in time alone sees height
+    and width as one axis, and one without any in time takes time as batch; only a factor with extent
+    in both stays a convolution over three axes, which runtimes run on slow kernels.
+    """
+    names = [(f"axis{k}",) for k in range(geometry.axes)]
+    match geometry.axes:
+        case 0:
+            yield (), [(), ()], _plane(geometry, (), ())
+        case 1:
+            yield (), [(), *names], _plane(geometry, (), (0,))
+        case 2:
+            yield (), names, geometry
+        case _:
+            if geometry.is_pointwise_on(1) and geometry.is_pointwise_on(2):
+                yield (), [names[0], (*names[1], *names[2])], _plane(geometry, (0,), (1, 2))
+            if geometry.is_pointwise_on(0):
+                yield names[0], names[1:], _plane(geometry, (1,), (2,))
+            if not any(geometry.is_pointwise_on(axis) for axis in (0, 1)):
+                yield (), names, geometry
+
+
+def _plane(geometry: Convolution, *axes: tuple[int, ...]) -> Convolution:
+    """The convolution over two axes, each a product of axes of which one at most is not pointwise."""
+
+    def pick(values: Sequence[T], neutral: T) -> tuple[T, ...]:
+        found = []
+        for group in axes:
+            real = [k for k in group if not geometry.is_pointwise_on(k)]
+            found.append(values[real[0]] if real else neutral)
+        return tuple(found)
+
+    return Convolution(
+        size=tuple(math.prod(geometry.size[k] for k in group) for group in axes),
+        kernel=pick(geometry.kernel, 1),
+        stride=pick(geometry.stride, 1),
+        padding=pick(geometry.padding, (0, 0)),
+        dilation=pick(geometry.dilation, 1),
+        transposed=geometry.transposed,
+        output_padding=pick(geometry.output_padding, 0),
+    )
 
 
 def _matmuls(
@@ -281,7 +326,7 @@ def _matmuls(
     """A pointwise contraction as ``x @ W`` (linear layers) or, in nchw, as ``W @ x``."""
     if not state.spatial:
         ready = state.permute(("n", *batch, *contracted)).view([("n", *batch), contracted])
-        operator = MatMul(ready.matrix(step.factor, contracted, created), "right")
+        operator = MatMul(ready.weight(step, contracted, created, ()), "right")
         after = [("n", *batch), created]
         yield ready.apply(operator, step, _flat(after), after)
     first = state.order.index(contracted[0]) if contracted else 0
@@ -290,7 +335,7 @@ def _matmuls(
     if state.layout == "nchw" and contracted and behind and state.order[first:end] == contracted:
         before = [state.order[:first], contracted, state.order[end:]]
         ready = state.view(before)
-        operator = MatMul(ready.matrix(step.factor, created, contracted), "left")
+        operator = MatMul(ready.weight(step, created, contracted, ()), "left")
         after = [before[0], created, before[2]]
         yield ready.apply(operator, step, _flat(after), after)
 

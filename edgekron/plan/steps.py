@@ -15,15 +15,18 @@ Layout = Literal["nchw", "nhwc"]
 class Weight:
     """Where the constant of a step comes from: a merged factor, transposed and reshaped.
 
-    axes: a permutation of the axes of the factor's value ``(labels.., f, c, k..)``.
+    groups: how many groups of the layer the factor's f holds; axes: a permutation of the axes of the
+    factor's value ``(labels.., groups, f, c, k..)``; flips: the kernel is turned around.
     """
 
     factor: int
+    groups: int
     axes: tuple[int, ...]
     shape: tuple[int, ...]
+    flips: bool = False
 
     def __str__(self) -> str:
-        return f"factor {self.factor} as {_extents(self.shape)}"
+        return f"factor {self.factor} as {_extents(self.shape)}" + (" flipped" if self.flips else "")
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Permute:
 
 @dataclass(frozen=True)
 class Convolve:
-    """A (grouped) convolution in the plan's layout: weight (out, in per group, k..)."""
+    """A (grouped, transposed) convolution in the plan's layout: weight (out, in per group, k..)."""
 
     weight: Weight
     convolution: Convolution
@@ -57,13 +60,16 @@ class Convolve:
 
     def __str__(self) -> str:
         c = self.convolution
-        parts = [f"convolve {_extents(c.size)} by {self.weight}"]
+        verb = "convolve transposed" if c.transposed else "convolve"
+        parts = [f"{verb} {_extents(c.size)} by {self.weight}"]
         if any(s > 1 for s in c.stride):
             parts.append(f"stride {_extents(c.stride)}")
         if any(p != (0, 0) for p in c.padding):
             parts.append("padding " + "x".join(f"{a}" if a == b else f"{a}+{b}" for a, b in c.padding))
         if any(d > 1 for d in c.dilation):
             parts.append(f"dilation {_extents(c.dilation)}")
+        if any(c.output_padding):
+            parts.append(f"output padding {_extents(c.output_padding)}")
         if self.groups > 1:
             parts.append(f"groups {self.groups}")
         if self.bias:
