@@ -173,9 +173,8 @@ class _Partial:
             after,
             shape=tuple(map(after.extent, groups)),
             steps=(*self.steps, step),
-            cost=self.cost + product_cost(
-                done.macs, self.elements + after.elements, lanes=lanes, aligned=aligned
-            ),
+            cost=self.cost
+            + product_cost(done.macs, self.elements + after.elements, lanes=lanes, aligned=aligned),
         )
 
     def weight(self, factor: int, rows: Sequence[str], columns: Sequence[str]) -> Weight:
