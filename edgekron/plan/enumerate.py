@@ -174,9 +174,8 @@ class _Partial:
             after,
             shape=tuple(map(after.extent, groups)),
             steps=(*self.steps, step),
-            cost=self.cost + product_cost(
-                done.macs, self.elements + after.elements, lanes=lanes, aligned=aligned
-            ),
+            cost=self.cost
+            + product_cost(done.macs, self.elements + after.elements, lanes=lanes, aligned=aligned),
         )
 
     def weight(

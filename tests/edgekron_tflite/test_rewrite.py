@@ -1,0 +1,321 @@
+"""Rewrites: each keeps the function, does what it is for, and stays away where it would not be exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from edgekron_tflite.rewrite import rewrite
+
+aten = torch.ops.aten
+VIEWS = {aten.permute.default, aten.movedim.int}
+Function = Callable[[Tensor], Tensor]
+
+
+class Apply(nn.Module):
+    """A function as a network."""
+
+    def __init__(self, function: Function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+class Last(nn.Module):
+    """What stands for a compressed layer: works channels-last, entered and left by a permutation."""
+
+    def __init__(self, channels: int = 4) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.linspace(-1.5, 2, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.movedim(1, -1) * self.get_buffer("scale")).movedim(-1, 1)
+
+
+def chain(*parts: nn.Module | Function) -> nn.Sequential:
+    return nn.Sequential(*(part if isinstance(part, nn.Module) else Apply(part) for part in parts)).eval()
+
+
+def samples(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)) - 0.5
+
+
+def rewritten(model: nn.Module, x: Tensor | None = None, *, tolerance: float = 1e-6) -> fx.GraphModule:
+    """The rewritten graph; asserts that it computes what the model does."""
+    x = samples(2, 4, 5, 6) if x is None else x
+    expected = model(x.clone())
+    module = rewrite(torch.export.export(model, (x.clone(),)).module())  # type: ignore[arg-type]
+    torch.testing.assert_close(module(x.clone()), expected, rtol=tolerance, atol=tolerance)
+    module.graph.lint()
+    return module
+
+
+def targets(module: fx.GraphModule) -> list[object]:
+    return [node.target for node in module.graph.nodes if node.op == "call_function"]
+
+
+def views(module: fx.GraphModule) -> int:
+    return sum(target in VIEWS for target in targets(module))
+
+
+ELEMENTWISE: dict[str, Function] = {
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "hardtanh": F.hardtanh,
+    "clamp": lambda x: x.clamp(-0.3, 0.4),
+    "sigmoid": F.sigmoid,
+    "tanh": F.tanh,
+    "silu": F.silu,
+    "gelu": lambda x: F.gelu(x, approximate="tanh"),
+    "hardswish": F.hardswish,
+    "hardsigmoid": F.hardsigmoid,
+    "leaky relu": lambda x: F.leaky_relu(x, 0.2),
+    "plus a number": lambda x: x + 1.5,
+    "minus itself, scaled": lambda x: torch.sub(x, x * 0.25, alpha=2),
+    "over a number": lambda x: x / 3,
+    "times a gate per channel": lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True)),
+}
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_an_elementwise_operator_between_two_layers_costs_no_transpose(name: str) -> None:
+    assert views(rewritten(chain(Last(), ELEMENTWISE[name], Last()))) == 2
+
+
+IN_PLACE: dict[str, Function] = {
+    "relu": lambda x: x.relu_(),
+    "hardtanh": lambda x: F.hardtanh(x, inplace=True),
+    "silu": lambda x: F.silu(x, inplace=True),
+    "hardswish": lambda x: F.hardswish(x, inplace=True),
+    "leaky relu": lambda x: F.leaky_relu(x, 0.2, inplace=True),
+    "plus": lambda x: x.add_(1.5),
+    "times": lambda x: x.mul_(-3),
+}
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_an_operator_in_place_happens_once(name: str) -> None:
+    module = rewritten(chain(Last(), IN_PLACE[name], Last()))
+    assert views(module) == 2
+    assert sum("_." in str(target) for target in targets(module)) == 1
+
+
+def test_a_result_in_place_that_nobody_takes() -> None:
+    def changes(x: Tensor) -> Tensor:
+        y = x * 2
+        y.add_(1)
+        return y * 3
+
+    rewritten(chain(Last(), changes, Last()))
+    rewritten(chain(changes, Last()))
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_residual_block_costs_no_transpose_inside(in_place: bool) -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = Last(), Last()
+            self.norm = moments(nn.BatchNorm2d(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.norm(self.second(F.relu(self.first(x))))
+            if in_place:
+                y += x
+                return y.relu_()
+            return F.relu(y + x)
+
+    assert views(rewritten(chain(Last(), Block(), Block(), Last()))) == 2
+
+
+def moments(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    """A batch norm with moments, scale and shift other than 0 and 1."""
+    generator = torch.Generator().manual_seed(1)
+    for tensor in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
+        if tensor is not None:
+            tensor.data.uniform_(0.5, 2, generator=generator)
+    return norm.eval()
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_batch_norm_becomes_a_scale_and_a_shift(affine: bool) -> None:
+    module = rewritten(chain(Last(), moments(nn.BatchNorm2d(4, eps=0.1, affine=affine)), Last()))
+    assert aten.batch_norm.default not in targets(module)
+    assert views(module) == 2
+
+
+def test_batch_norm_of_an_nchw_tensor_stays() -> None:
+    assert aten.batch_norm.default in targets(
+        rewritten(chain(nn.Conv2d(4, 4, 1), moments(nn.BatchNorm2d(4))))
+    )
+
+
+def test_batch_norm_in_training_stays() -> None:
+    network = chain(Last(), nn.BatchNorm2d(4, track_running_stats=False))
+    assert aten.batch_norm.default in targets(rewritten(network))
+
+
+def test_batch_norm_of_rows_stays() -> None:
+    network = chain(nn.BatchNorm1d(4).eval())
+    assert aten.batch_norm.default in targets(rewritten(network, samples(3, 4)))
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("axes", [(2, 3), (-1, -2), (3, 2), (-2, 3)])
+def test_mean_over_height_and_width_is_taken_channels_last(axes: tuple[int, ...], keep: bool) -> None:
+    module = rewritten(chain(Last(), lambda x: x.mean(axes, keepdim=keep)))
+    [mean] = [node for node in module.graph.nodes if node.target == aten.mean.dim]
+    assert mean.args[1:] == ([1, 2], keep)
+    assert views(module) == 1 + keep
+
+
+OTHER_MEANS: dict[str, Function] = {
+    "channels": lambda x: x.mean(1),
+    "rows": lambda x: x.mean(2),
+    "channels and rows": lambda x: x.mean((1, 2), keepdim=True),
+    "all but the batch": lambda x: x.mean((1, 2, 3)),
+    "all": lambda x: torch.mean(x, dim=None, keepdim=True),
+    "in another type": lambda x: x.mean((2, 3), dtype=torch.float64),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_MEANS)
+def test_other_means_stay(name: str) -> None:
+    module = rewritten(chain(OTHER_MEANS[name]))
+    assert not views(module)
+
+
+def test_a_mean_of_three_axes_stays() -> None:
+    assert not views(rewritten(chain(lambda x: x.mean((1, 2))), samples(2, 4, 5)))
+
+
+def test_global_average_pooling_becomes_a_mean() -> None:
+    for size in (1, (1, 1)):
+        module = rewritten(chain(Last(), nn.AdaptiveAvgPool2d(size), nn.Flatten()))
+        assert aten.mean.dim in targets(module)
+        assert aten.adaptive_avg_pool2d.default not in targets(module)
+
+
+@pytest.mark.parametrize("size", [2, (1, 2), (2, 1)])
+def test_other_adaptive_pooling_stays(size: int | tuple[int, int]) -> None:
+    assert aten.mean.dim not in targets(rewritten(chain(nn.AdaptiveAvgPool2d(size))))
+
+
+def pools(module: fx.GraphModule) -> list[list[int]]:
+    """Padding of every max-pool."""
+    defaults: list[list[int]] = [[], [], [0, 0]]
+    return [
+        [*(list(each) for each in node.args[1:4]), *defaults[len(node.args) - 1 :]][2]
+        for node in module.graph.nodes
+        if node.target == aten.max_pool2d.default
+    ]
+
+
+NON_NEGATIVE: dict[str, Function] = {
+    "relu": F.relu,
+    "relu in place": lambda x: (x * 1).relu_(),
+    "relu6": F.relu6,
+    "hardtanh from 0": lambda x: F.hardtanh(x, 0, 2),
+    "clamp from 0.25": lambda x: x.clamp(0.25, 2),
+    "clamp without top": lambda x: x.clamp(min=0),
+}
+POOLS: dict[str, nn.MaxPool2d] = {
+    "usual": nn.MaxPool2d(3, 2, 1),
+    "rectangular": nn.MaxPool2d((3, 5), (2, 1), (1, 2)),
+    "rows only": nn.MaxPool2d((3, 1), 1, (1, 0)),
+    "stride of the kernel": nn.MaxPool2d(3, padding=1),
+    "dilated": nn.MaxPool2d(2, 1, 1, dilation=2),
+}
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("name", NON_NEGATIVE)
+def test_a_padded_pool_of_non_negative_values_is_padded_with_zeros(name: str, pool: str) -> None:
+    module = rewritten(chain(NON_NEGATIVE[name], POOLS[pool]), tolerance=0)
+    assert pools(module) == [[0, 0]]
+    assert targets(module).count(aten.constant_pad_nd.default) == 1
+
+
+def test_a_padded_pool_behind_a_compressed_layer() -> None:
+    module = rewritten(chain(Last(), nn.ReLU(), POOLS["usual"]), tolerance=0)
+    assert pools(module) == [[0, 0]]
+
+
+def mutated(x: Tensor) -> Tensor:
+    y = F.relu(x)
+    y.sub_(1)
+    return F.max_pool2d(y, 3, 2, 1)
+
+
+NOT_ALLOWED: dict[str, nn.Module] = {
+    "any values": chain(POOLS["usual"]),
+    "below zero": chain(lambda x: x.clamp(-1, 1), POOLS["usual"]),
+    "no lower limit": chain(lambda x: x.clamp(max=1), POOLS["usual"]),
+    "hardtanh from -1": chain(nn.Hardtanh(), POOLS["usual"]),
+    "leaky": chain(nn.LeakyReLU(), POOLS["usual"]),
+    "shifted": chain(lambda x: F.relu(x) - 1, POOLS["usual"]),
+    "changed in place": chain(mutated),
+    "changed in place channels-last": chain(Last(), mutated),
+    "rounded up": chain(nn.ReLU(), nn.MaxPool2d(2, 2, 1, ceil_mode=True)),
+}
+
+
+@pytest.mark.parametrize("name", NOT_ALLOWED)
+def test_other_padded_pools_stay(name: str) -> None:
+    module = rewritten(NOT_ALLOWED[name], tolerance=0)
+    assert pools(module) == [[1, 1]]
+    assert aten.constant_pad_nd.default not in targets(module)
+
+
+def test_a_pool_without_padding_stays() -> None:
+    module = rewritten(chain(nn.ReLU(), nn.MaxPool2d(2)), tolerance=0)
+    assert pools(module) == [[0, 0]]
+    assert aten.constant_pad_nd.default not in targets(module)
+
+
+def test_operands_that_are_no_images_are_left_alone() -> None:
+    bias = torch.arange(4.0).reshape(4, 1, 1)
+    rewritten(chain(Last(), lambda x: x + bias, Last()))
+    rewritten(chain(nn.ReLU(), lambda x: x + 1), samples(3, 4))
+
+
+def test_a_permutation_of_the_user_stays_what_it_is() -> None:
+    rewritten(chain(Last(), lambda x: x.permute(0, 3, 2, 1), Last(6)))
+    rewritten(chain(lambda x: x.permute(0, 2, 3, 1), lambda x: x.permute(0, 3, 1, 2), lambda x: x * 2))
+
+
+def gate(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(x.mean((2, 3), keepdim=True))
+
+
+def residual(x: Tensor) -> Tensor:
+    y = F.relu(x)
+    y += x
+    return y
+
+
+PARTS: dict[str, Callable[[], nn.Module | Function]] = {
+    "last": Last,
+    "norm": lambda: moments(nn.BatchNorm2d(4)),
+    "pool": lambda: nn.MaxPool2d(3, 1, 1),
+    "conv": lambda: nn.Conv2d(4, 4, 3, padding=1),
+    "gate": lambda: gate,
+    "residual": lambda: residual,
+    "width": lambda: lambda x: x - x.mean(3, keepdim=True),
+    **{name: (lambda part=part: part) for name, part in (ELEMENTWISE | IN_PLACE | NON_NEGATIVE).items()},
+}
+
+
+@given(st.lists(st.sampled_from(sorted(PARTS)), min_size=2, max_size=8))
+@settings(max_examples=40)
+def test_any_chain_keeps_its_function(names: list[str]) -> None:
+    torch.manual_seed(0)
+    rewritten(chain(lambda x: x * 1, *(PARTS[name]() for name in names)), tolerance=1e-5)
