@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from edgekron.decomposition import Factors, merge, pad_ranks
 from edgekron.errors import UsageError
-from edgekron.plan.steps import AddBias, Convolve, Layout, MatMul, Permute, Plan, View
+from edgekron.plan.steps import AddBias, Convolve, Layout, MatMul, Permute, Plan, View, Weight
 
 _CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
@@ -20,10 +20,15 @@ def step_weights(plan: Plan, factors: Factors) -> list[Tensor]:
     """The constants of the plan's products, in the order of its steps. Differentiable."""
     merged = pad_ranks(merge(factors, plan.merges), dict(plan.ranks)).tensors
     return [
-        merged[step.weight.factor].permute(step.weight.axes).reshape(step.weight.shape)
+        _constant(step.weight, merged[step.weight.factor])
         for step in plan.steps
         if isinstance(step, Convolve | MatMul)
     ]
+
+
+def _constant(weight: Weight, factor: Tensor) -> Tensor:
+    value = factor.reshape(weight.view).permute(weight.axes).reshape(weight.shape)
+    return value.flip(tuple(range(2, value.dim()))) if weight.flips else value
 
 
 def execute(plan: Plan, weights: Sequence[Tensor], x: Tensor, bias: Tensor | None) -> Tensor:
@@ -54,14 +59,35 @@ def _convolve(step: Convolve, weight: Tensor, x: Tensor, bias: Tensor | None, la
     geometry, axes = step.convolution, step.convolution.axes
     if layout == "nhwc":
         x = x.movedim(-1, 1)
-    if any(before != after for before, after in geometry.padding):
+    if not geometry.transposed and any(before != after for before, after in geometry.padding):
         x = functional.pad(x, [n for pair in reversed(geometry.padding) for n in pair])
         padding = (0,) * axes
     else:
         padding = tuple(before for before, _ in geometry.padding)
-    convolve = _CONVOLUTIONS[axes]
-    y = convolve(x, weight, bias, geometry.stride, padding, geometry.dilation, step.groups)
+    if geometry.transposed:
+        y = _spread(step, weight, x, bias)
+    else:
+        convolve = _CONVOLUTIONS[axes]
+        y = convolve(x, weight, bias, geometry.stride, padding, geometry.dilation, step.groups)
     return y.movedim(1, -1) if layout == "nhwc" else y
+
+
+def _spread(step: Convolve, weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+    """A transposed convolution; torch wants (in, out per group, k..)."""
+    geometry, groups = step.convolution, step.groups
+    out, inner, *kernel = weight.shape
+    weight = weight.reshape(groups, out // groups, inner, *kernel).transpose(1, 2)
+    weight = weight.reshape(groups * inner, out // groups, *kernel)
+    return functional.conv_transpose2d(
+        x,
+        weight,
+        bias,
+        geometry.stride,
+        tuple(before for before, _ in geometry.padding),
+        geometry.output_padding,
+        groups,
+        geometry.dilation,
+    )
 
 
 class LoweredLayer(nn.Module):

@@ -88,7 +88,7 @@ class Convolution:
             (r - before, r - after + extra)
             for r, (before, after), extra in zip(reach, self.padding, self.output_padding, strict=True)
         )
-        if not self.transposed or set(self.stride) > {1} or min(map(min, padding), default=0) < 0:
+        if not self.transposed or max(self.stride) > 1 or min(map(min, padding)) < 0:
             return self
         return replace(
             self, padding=padding, transposed=False, output_padding=(0,) * self.axes

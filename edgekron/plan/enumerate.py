@@ -20,8 +20,15 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, permutations
+from typing import TypeVar
 
-from edgekron.plan.contraction import Contraction, contractions, index_sizes, rank_indices
+from edgekron.plan.contraction import (
+    Contraction,
+    contractions,
+    index_sizes,
+    input_indices,
+    rank_indices,
+)
 from edgekron.plan.convolution import Convolution
 from edgekron.plan.cost import ALIGNMENT, permute_cost, product_cost
 from edgekron.plan.steps import AddBias, Convolve, Layout, MatMul, Permute, Plan, Step, View, Weight
@@ -189,8 +196,8 @@ class _Partial:
         axes = [value.index(x) for x in (*rest, *wanted)]
         spatial = range(len(value), len(value) + len(factor.shape) - 2)
         extents = (math.prod(self.sizes[x] for x in rows), math.prod(self.sizes[x] for x in columns))
-        groups = self.sizes[f"g{done.factor}"]
-        return Weight(done.factor, groups, (*axes, *spatial), (*extents, *kernel), done.flips)
+        view = (*(self.sizes[x] for x in value), *factor.shape[2:])
+        return Weight(done.factor, view, (*axes, *spatial), (*extents, *kernel), done.flips)
 
     def finish(self, factors: int, bias: bool) -> _Partial:
         """Bring the output digits into their order and add the bias."""
@@ -286,11 +293,13 @@ def _planes(geometry: Convolution) -> Iterator[tuple[tuple[str, ...], Groups, Co
         case 2:
             yield (), names, geometry
         case _:
-            if geometry.is_pointwise_on(1) and geometry.is_pointwise_on(2):
+            flat = geometry.is_pointwise_on(1) and geometry.is_pointwise_on(2)
+            still = geometry.is_pointwise_on(0)
+            if flat:
                 yield (), [names[0], (*names[1], *names[2])], _plane(geometry, (0,), (1, 2))
-            if geometry.is_pointwise_on(0):
+            if still:
                 yield names[0], names[1:], _plane(geometry, (1,), (2,))
-            if not any(geometry.is_pointwise_on(axis) for axis in (0, 1)):
+            if not (flat or still):
                 yield (), names, geometry
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any, assert_never
 
@@ -54,7 +54,8 @@ def _merge(plan: Plan, factors: Sequence[Array], index: int) -> Array:
 
 
 def _constant(weight: Weight, merged: Sequence[Array]) -> Array:
-    return merged[weight.factor].transpose(weight.axes).reshape(weight.shape)
+    value = merged[weight.factor].reshape(weight.view).transpose(weight.axes).reshape(weight.shape)
+    return np.flip(value, tuple(range(2, value.ndim))) if weight.flips else value
 
 
 def _channels(bias: Array | None, ways: int, layout: Layout) -> Array:
@@ -63,21 +64,43 @@ def _channels(bias: Array | None, ways: int, layout: Layout) -> Array:
 
 
 def _convolve(x: Array, w: Array, convolution: Convolution, groups: int, layout: Layout) -> Array:
-    """Grouped convolution as one matrix product per kernel position."""
+    """Grouped convolution in a layout."""
     if layout == "nhwc":
         x = np.moveaxis(x, -1, 1)
-    n, channels, *size = x.shape
-    assert tuple(size) == convolution.size and channels == groups * w.shape[1]
-    x = np.pad(x, [(0, 0), (0, 0), *convolution.padding])
-    out = convolution.out
-    w = w.reshape(groups, w.shape[0] // groups, *w.shape[1:])
-    y = np.zeros((n, groups, w.shape[1], math.prod(out)), x.dtype)
-    for tap in product(*map(range, convolution.kernel)):
-        window = tuple(
-            slice(t * d, t * d + (o - 1) * s + 1, s)
-            for t, d, o, s in zip(tap, convolution.dilation, out, convolution.stride, strict=True)
-        )
-        pixels = x[(slice(None), slice(None), *window)].reshape(n, groups, channels // groups, -1)
-        y += np.einsum("goi,ngip->ngop", w[(slice(None),) * 3 + tap], pixels)
-    y = y.reshape(n, -1, *out)
+    assert x.shape[2:] == convolution.size
+    assert x.shape[1] == groups * w.shape[1]
+    y = (_spread if convolution.transposed else _gather)(x, w, convolution, groups)
     return np.moveaxis(y, 1, -1) if layout == "nhwc" else y
+
+
+def _gather(x: Array, w: Array, convolution: Convolution, groups: int) -> Array:
+    """Convolution: for each kernel position, the pixels it sees times its matrix."""
+    x = np.pad(x, [(0, 0), (0, 0), *convolution.padding])
+    y = np.zeros((len(x), len(w), *convolution.out), x.dtype)
+    for tap in product(*map(range, convolution.kernel)):
+        y += _matrices(w, tap, x[_window(tap, convolution, convolution.out)], groups)
+    return y
+
+
+def _spread(x: Array, w: Array, convolution: Convolution, groups: int) -> Array:
+    """Transposed convolution: each kernel position's product is added where it falls; then the cut."""
+    full = replace(convolution, padding=((0, 0),) * convolution.axes)
+    y = np.zeros((len(x), len(w), *full.out), x.dtype)
+    for tap in product(*map(range, convolution.kernel)):
+        y[_window(tap, convolution, convolution.size)] += _matrices(w, tap, x, groups)
+    ends = zip(convolution.padding, full.out, strict=True)
+    return y[(slice(None), slice(None), *(slice(before, n - after) for (before, after), n in ends))]
+
+
+def _window(tap: tuple[int, ...], convolution: Convolution, count: tuple[int, ...]) -> tuple[slice, ...]:
+    """The pixels that meet one kernel position: `count` along each axis."""
+    axes = zip(tap, convolution.dilation, count, convolution.stride, strict=True)
+    return (slice(None), slice(None), *(slice(t * d, t * d + (o - 1) * s + 1, s) for t, d, o, s in axes))
+
+
+def _matrices(w: Array, tap: tuple[int, ...], pixels: Array, groups: int) -> Array:
+    """Each pixel's channels times the matrix of one kernel position, group by group."""
+    n, channels, *size = pixels.shape
+    matrices = w[(slice(None), slice(None), *tap)].reshape(groups, len(w) // groups, channels // groups)
+    values = np.einsum("goi,ngip->ngop", matrices, pixels.reshape(n, groups, channels // groups, -1))
+    return values.reshape(n, len(w), *size)

@@ -13,14 +13,14 @@ Layout = Literal["nchw", "nhwc"]
 
 @dataclass(frozen=True)
 class Weight:
-    """Where the constant of a step comes from: a merged factor, transposed and reshaped.
+    """Where the constant of a step comes from: a merged factor, viewed, transposed and reshaped.
 
-    groups: how many groups of the layer the factor's f holds; axes: a permutation of the axes of the
-    factor's value ``(labels.., groups, f, c, k..)``; flips: the kernel is turned around.
+    view: the factor's value as ``(labels.., groups, f per group, c, k..)``; axes: a permutation of
+    these; shape: of the constant, ``(out, in, k..)``; flips: its kernel is turned around in the end.
     """
 
     factor: int
-    groups: int
+    view: tuple[int, ...]
     axes: tuple[int, ...]
     shape: tuple[int, ...]
     flips: bool = False
