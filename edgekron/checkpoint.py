@@ -20,7 +20,7 @@ from edgekron.errors import EdgekronError, UsageError
 from edgekron.factory import Factory, build, build_from_file, factory_name, importable_name
 from edgekron.files import read_whole, require_writable, write_atomically
 from edgekron.inputs import InputShapes, describe_inputs, given_inputs, random_inputs, stored_inputs
-from edgekron.layers import KroneckerConv2d, KroneckerLayer, KroneckerLinear
+from edgekron.layers import LAYERS, KroneckerLayer
 from edgekron.network import Inputs, as_inputs, replace_module
 from edgekron.program import Program
 from edgekron.pt2 import is_pt2, read_pt2
@@ -230,15 +230,11 @@ def _with_structures(network: nn.Module, structures: Mapping[str, str]) -> nn.Mo
             structure = Structure.parse(text)
             if isinstance(dense, KroneckerLayer) and dense.structure == structure:
                 continue  # one module at several places
-            if isinstance(dense, nn.Conv2d):
-                layer: nn.Module = KroneckerConv2d.like(dense, structure)
-            elif isinstance(dense, nn.Linear):
-                layer = KroneckerLinear.like(dense, structure)
-            else:
+            if type(dense) not in LAYERS:
                 raise UsageError(
-                    f"layer '{name}' is of type {type(dense).__name__}, only Conv2d and Linear are compressed"
+                    f"layer '{name}' is of type {type(dense).__name__}, which cannot be compressed"
                 )
-            network = replace_module(network, dense, layer)
+            network = replace_module(network, dense, LAYERS[type(dense)].like(dense, structure))
     return network
 
 

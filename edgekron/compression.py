@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from edgekron.decomposition import Factors, decompose, kronecker_to_tensor, one_thread
 from edgekron.errors import EdgekronError, UnsupportedError, UsageError
-from edgekron.layers import KroneckerConv2d, KroneckerLayer, KroneckerLinear
+from edgekron.layers import LAYERS, KroneckerLayer, dense_weight
 from edgekron.network import (
     Inputs,
     LayerUse,
@@ -162,14 +162,10 @@ def ineligible(use: LayerUse) -> str | None:
     module = use.module
     if isinstance(module, KroneckerLayer):
         return "already compressed"
-    if not isinstance(module, nn.Conv2d | nn.Linear):
-        return f"{type(module).__name__} is not supported, only Conv2d and Linear"
-    if type(module) not in (nn.Conv2d, nn.Linear):
+    if type(module) not in LAYERS:
         return f"{type(module).__name__} is a subclass whose forward may differ"
-    if isinstance(module, nn.Conv2d) and module.groups != 1:
-        return f"grouped convolution (groups={module.groups})"
-    if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
-        return f"padding_mode='{module.padding_mode}', only 'zeros' is supported"
+    if reason := _unsupported_geometry(module):
+        return reason
     if not use.sizes:
         return "not reached by the forward pass"
     if use.tied:
@@ -179,10 +175,31 @@ def ineligible(use: LayerUse) -> str | None:
     if not torch.isfinite(module.weight).all():
         return "the weight holds NaN or infinity"
     size = module.weight.numel()
-    firsts = map(math.prod, first_shapes(tuple(module.weight.shape)))
+    firsts = map(math.prod, first_shapes(tuple(dense_weight(module).shape), groups_of(module)))
     if all(first + size // first >= size for first in firsts):
         return "no two-factor structure is smaller"
     return None
+
+
+def _unsupported_geometry(module: nn.Module) -> str | None:
+    if isinstance(module, nn.Linear):
+        return None
+    layer: Any = module
+    if layer.padding_mode != "zeros":
+        return f"padding_mode='{layer.padding_mode}', only 'zeros' is supported"
+    if layer.groups > 1 and layer.groups == layer.in_channels:
+        return f"depthwise convolution (groups={layer.groups})"
+    if isinstance(module, nn.ConvTranspose2d):
+        if layer.groups > 1:
+            return f"grouped transposed convolution (groups={layer.groups})"
+        if any(extra and extra >= s for extra, s in zip(layer.output_padding, layer.stride, strict=True)):
+            return f"output_padding={layer.output_padding} is not below stride={layer.stride}"
+    return None
+
+
+def groups_of(layer: nn.Module) -> int:
+    """Groups of a convolution; 1 for a linear layer."""
+    return cast(int, getattr(layer, "groups", 1))
 
 
 def _given(
@@ -244,7 +261,9 @@ def layer_candidates(
 ) -> dict[str, Candidates]:
     """The Pareto front of every layer. Spectra are computed by one thread per core."""
     jobs = [
-        (name, first) for name, use in eligible.items() for first in spectra_shapes(tuple(_weight(use).shape))
+        (name, first)
+        for name, use in eligible.items()
+        for first in spectra_shapes(tuple(_weight(use).shape), groups_of(use.module))
     ]
     spectra: dict[str, dict[tuple[int, ...], NDArray[np.float64]]] = {name: {} for name in eligible}
     jobs.sort(key=lambda job: -_weight(eligible[job[0]]).numel())
@@ -332,11 +351,7 @@ def _build(
 
 def compressed_layer(dense: nn.Module, factors: Factors) -> KroneckerLayer:
     """The Kronecker layer of a dense one's geometry and bias, with these factors."""
-    if isinstance(dense, nn.Conv2d):
-        return KroneckerConv2d.from_factors(dense, factors)
-    if isinstance(dense, nn.Linear):
-        return KroneckerLinear.from_factors(dense, factors)
-    raise UnsupportedError(f"{type(dense).__name__} cannot be compressed")
+    return LAYERS[type(dense)].from_factors(dense, factors)
 
 
 def _stored(use: LayerUse) -> int:
@@ -346,6 +361,4 @@ def _stored(use: LayerUse) -> int:
 
 
 def _weight(use: LayerUse) -> Tensor:
-    weight = use.module.weight
-    assert isinstance(weight, Tensor)
-    return weight
+    return dense_weight(use.module)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from edgekron.decomposition import Factors, decompose, kronecker_to_tensor
 from edgekron.errors import StructureError, UnsupportedError, UsageError
 from edgekron.lowered import execute, step_weights
-from edgekron.plan import Convolution, Plan, best_plan, dense_plan
+from edgekron.plan import Convolution, Plan, best_plan, dense_plan, group_digits
 from edgekron.structure import Structure
 
-Size2 = int | tuple[int, int]
+Size = int | tuple[int, ...]
 
 
 class KroneckerLayer(nn.Module):
@@ -72,18 +72,36 @@ class KroneckerLayer(nn.Module):
             if self.bias is not None and bias is not None:
                 self.bias.copy_(bias)
 
+    @classmethod
+    def like(cls, dense: nn.Module, structure: Structure) -> Self:
+        """A layer of the geometry of a dense one with fresh factors."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_dense(cls, dense: nn.Module, structure: Structure | str) -> Self:
+        """The layer nearest to a dense one: its weight decomposed into the structure, its bias."""
+        structure = Structure.parse(structure) if isinstance(structure, str) else structure
+        return cls.from_factors(dense, decompose(dense_weight(dense), structure))
+
+    @classmethod
+    def from_factors(cls, dense: nn.Module, factors: Factors) -> Self:
+        """A layer of the geometry and bias of a dense one, with these factors."""
+        layer = cls.like(dense, factors.structure)
+        layer.set_values(factors, cast("Tensor | None", dense.bias))
+        return layer
+
     def convolution(self, size: tuple[int, ...]) -> Convolution:
         """Geometry of the layer for inputs of this spatial size."""
         raise NotImplementedError
 
     def run(self, x: Tensor) -> Tensor:
         """x: (N, C, size..) or (N, C): execute the cheapest plan for this size."""
-        channels = self.structure.weight_shape[1]
+        convolution = self.convolution(tuple(int(n) for n in x.shape[2:]))
+        channels = self.structure.weight_shape[1] * convolution.groups
         if x.shape[1] != channels:
             raise UsageError(
                 f"input of shape {tuple(x.shape)}: expected {channels} channels, got {x.shape[1]}"
             )
-        convolution = self.convolution(tuple(int(n) for n in x.shape[2:]))
         factored, dense = _plans(self.structure, convolution, self.bias is not None)
         batch = x.shape[0] if isinstance(x.shape[0], int) else 1
         densify = math.prod(self.structure.sizes.values()) * math.prod(self.structure.weight_shape)
@@ -104,26 +122,118 @@ def _plans(structure: Structure, convolution: Convolution, bias: bool) -> tuple[
     return best_plan(structure, convolution, "nchw", bias=bias, accept=lambda plan: not plan.is_dense), dense
 
 
-class KroneckerConv2d(KroneckerLayer):
-    """``torch.nn.Conv2d`` whose weight (F, C, Kh, Kw) is given by Kronecker factors.
+class _KroneckerConvolution(KroneckerLayer):
+    """What the convolutions share: geometry, and how a dense layer becomes one of them."""
 
-    Arguments mean what they mean in torch.nn.Conv2d. structure: must describe the weight's shape;
-    padding: an int, a pair, 'same' or 'valid'. Only groups=1 and padding_mode='zeros'
-    (UnsupportedError otherwise).
-
-    >>> layer = KroneckerConv2d(8, 16, 3, padding=1, structure="4x4x3x1[r] * 4x2x1x3[r]; r=2")
-    >>> layer(torch.zeros(1, 8, 5, 5)).shape
-    torch.Size([1, 16, 5, 5])
-    """
+    axes: int
+    transposed = False
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Size2,
-        stride: Size2 = 1,
-        padding: Size2 | str = 0,
-        dilation: Size2 = 1,
+        kernel_size: Size,
+        stride: Size,
+        padding: Size | str,
+        output_padding: Size,
+        dilation: Size,
+        groups: int,
+        bias: bool,
+        padding_mode: str,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+        structure: Structure | str,
+    ) -> None:
+        if padding_mode != "zeros":
+            raise UnsupportedError(
+                f"{type(self).__name__} has padding_mode='zeros' only, got padding_mode='{padding_mode}'"
+            )
+        if in_channels % groups or out_channels % groups:
+            raise StructureError(
+                f"groups={groups} divides not both {in_channels} and {out_channels} channels"
+            )
+        if self.transposed and groups > 1:
+            raise UnsupportedError(f"{type(self).__name__} has groups=1 only, got groups={groups}")
+        structure = Structure.parse(structure) if isinstance(structure, str) else structure
+        kernel = self._each(kernel_size)
+        structure.require_shape((out_channels, in_channels // groups, *kernel))
+        group_digits(structure, groups)
+        super().__init__(structure, bias=bias, device=device, dtype=dtype)
+        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel
+        self.groups, self.padding_mode = groups, padding_mode
+        self.stride, self.dilation = self._each(stride), self._each(dilation)
+        self.padding = padding if isinstance(padding, str) else self._each(padding)
+        self.output_padding = self._each(output_padding)
+        if any(extra >= s for extra, s in zip(self.output_padding, self.stride, strict=True) if extra):
+            raise UnsupportedError(f"output_padding={self.output_padding} must be below stride={self.stride}")
+        self._pads = explicit_padding(self.padding, kernel, self.stride, self.dilation)
+
+    def _each(self, value: Size) -> tuple[int, ...]:
+        extents = (value,) * self.axes if isinstance(value, int) else tuple(value)
+        if len(extents) != self.axes:
+            raise StructureError(f"{type(self).__name__} takes an int or {self.axes} of them, got {value}")
+        return extents
+
+    @classmethod
+    def like(cls, dense: nn.Module, structure: Structure) -> Self:
+        """A layer of the geometry of a dense one with fresh factors."""
+        d: Any = dense
+        extra = {"output_padding": d.output_padding} if cls.transposed else {}
+        return cls(
+            d.in_channels,
+            d.out_channels,
+            d.kernel_size,
+            stride=d.stride,
+            padding=d.padding,
+            dilation=d.dilation,
+            groups=d.groups,
+            bias=d.bias is not None,
+            padding_mode=d.padding_mode,
+            device=d.weight.device,
+            dtype=d.weight.dtype,
+            structure=structure,
+            **extra,
+        ).train(dense.training)
+
+    def convolution(self, size: tuple[int, ...]) -> Convolution:
+        """Geometry for inputs of this spatial size."""
+        return Convolution(
+            size,
+            self.kernel_size,
+            self.stride,
+            self._pads,
+            self.dilation,
+            self.groups,
+            self.transposed,
+            self.output_padding,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, C, size..) or (C, size..) -> (N, F, out..) or (F, out..)."""
+        if x.dim() not in (self.axes + 1, self.axes + 2):
+            raise UsageError(f"expected {self.axes} axes behind (N, C) or (C,), got {tuple(x.shape)}")
+        return self.run(x) if x.dim() == self.axes + 2 else self.run(x.unsqueeze(0)).squeeze(0)
+
+    def extra_repr(self) -> str:
+        """Constructor arguments and the structure."""
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
+            f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}, "
+            f"groups={self.groups}, bias={self.bias is not None}, structure='{self.structure}'"
+        )
+
+
+class _Forward(_KroneckerConvolution):
+    """Convolutions that are not transposed; the constructor is torch's."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size | str = 0,
+        dilation: Size = 1,
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "zeros",
@@ -132,68 +242,95 @@ class KroneckerConv2d(KroneckerLayer):
         *,
         structure: Structure | str,
     ) -> None:
-        if groups != 1 or padding_mode != "zeros":
-            raise UnsupportedError(
-                f"KroneckerConv2d has groups=1 and padding_mode='zeros', "
-                f"got groups={groups}, padding_mode='{padding_mode}'"
-            )
-        structure = Structure.parse(structure) if isinstance(structure, str) else structure
-        self.kernel_size = _pair(kernel_size)
-        structure.require_shape((out_channels, in_channels, *self.kernel_size))
-        super().__init__(structure, bias=bias, device=device, dtype=dtype)
-        self.in_channels, self.out_channels = in_channels, out_channels
-        self.groups, self.padding_mode = groups, padding_mode
-        self.stride, self.dilation = _pair(stride), _pair(dilation)
-        self.padding = padding if isinstance(padding, str) else _pair(padding)
-        self._pads = explicit_padding(self.padding, self.kernel_size, self.stride, self.dilation)
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            0,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+            structure,
+        )
 
-    @classmethod
-    def like(cls, dense: nn.Conv2d, structure: Structure) -> Self:
-        """A layer of the same geometry with fresh factors."""
-        return cls(
-            dense.in_channels,
-            dense.out_channels,
-            _pair(dense.kernel_size),
-            _pair(dense.stride),
-            dense.padding if isinstance(dense.padding, str) else _pair(dense.padding),
-            _pair(dense.dilation),
-            dense.groups,
-            dense.bias is not None,
-            dense.padding_mode,
-            dense.weight.device,
-            dense.weight.dtype,
-            structure=structure,
-        ).train(dense.training)
 
-    @classmethod
-    def from_dense(cls, dense: nn.Conv2d, structure: Structure | str) -> Self:
-        """The layer nearest to a dense one: its weight decomposed into the structure, its bias."""
-        structure = Structure.parse(structure) if isinstance(structure, str) else structure
-        return cls.from_factors(dense, decompose(dense.weight, structure))
+class KroneckerConv1d(_Forward):
+    """``torch.nn.Conv1d`` whose weight (F, C/groups, K) is given by Kronecker factors."""
 
-    @classmethod
-    def from_factors(cls, dense: nn.Conv2d, factors: Factors) -> Self:
-        """A layer of the geometry and bias of a dense one, with these factors."""
-        layer = cls.like(dense, factors.structure)
-        layer.set_values(factors, dense.bias)
-        return layer
+    axes = 1
 
-    def convolution(self, size: tuple[int, ...]) -> Convolution:
-        """Geometry for inputs of size (H, W)."""
-        return Convolution(size, self.kernel_size, self.stride, self._pads, self.dilation)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (N, C, H, W) or (C, H, W) -> (N, F, H', W') or (F, H', W')."""
-        if x.dim() not in (3, 4):
-            raise UsageError(f"expected (N, C, H, W) or (C, H, W), got {tuple(x.shape)}")
-        return self.run(x) if x.dim() == 4 else self.run(x.unsqueeze(0)).squeeze(0)
+class KroneckerConv2d(_Forward):
+    """``torch.nn.Conv2d`` whose weight (F, C/groups, Kh, Kw) is given by Kronecker factors.
 
-    def extra_repr(self) -> str:
-        """Constructor arguments and the structure."""
-        return (
-            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
-            f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}, "
-            f"bias={self.bias is not None}, structure='{self.structure}'"
+    Arguments mean what they mean in torch.nn.Conv2d. structure: must describe the weight's shape, and
+    with groups > 1 the leading extents of its factors must split them off; padding: an int, an int
+    per axis, 'same' or 'valid'; padding_mode 'zeros' only (UnsupportedError otherwise).
+
+    >>> layer = KroneckerConv2d(8, 16, 3, padding=1, structure="4x4x3x1[r] * 4x2x1x3[r]; r=2")
+    >>> layer(torch.zeros(1, 8, 5, 5)).shape
+    torch.Size([1, 16, 5, 5])
+    """
+
+    axes = 2
+
+
+class KroneckerConv3d(_Forward):
+    """``torch.nn.Conv3d`` whose weight (F, C/groups, Kt, Kh, Kw) is given by Kronecker factors."""
+
+    axes = 3
+
+
+class KroneckerConvTranspose2d(_KroneckerConvolution):
+    """``torch.nn.ConvTranspose2d`` given by Kronecker factors.
+
+    The structure describes the weight as (F, C, Kh, Kw), output channels first, as for all other
+    layers (torch stores it input channels first). groups=1, output_padding below the stride.
+
+    >>> text = "4x2x2x2[r] * 1x4x2x2[r]; r=3"
+    >>> layer = KroneckerConvTranspose2d(8, 4, 4, stride=2, padding=1, structure=text)
+    >>> layer(torch.zeros(1, 8, 5, 5)).shape
+    torch.Size([1, 4, 10, 10])
+    """
+
+    axes, transposed = 2, True
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size = 0,
+        output_padding: Size = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Size = 1,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        structure: Structure | str,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            output_padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+            structure,
         )
 
 
@@ -220,29 +357,17 @@ class KroneckerLinear(KroneckerLayer):
         self.in_features, self.out_features = in_features, out_features
 
     @classmethod
-    def like(cls, dense: nn.Linear, structure: Structure) -> Self:
-        """A layer of the same geometry with fresh factors."""
+    def like(cls, dense: nn.Module, structure: Structure) -> Self:
+        """A layer of the same features with fresh factors."""
+        d: Any = dense
         return cls(
-            dense.in_features,
-            dense.out_features,
-            dense.bias is not None,
-            dense.weight.device,
-            dense.weight.dtype,
+            d.in_features,
+            d.out_features,
+            d.bias is not None,
+            d.weight.device,
+            d.weight.dtype,
             structure=structure,
         ).train(dense.training)
-
-    @classmethod
-    def from_dense(cls, dense: nn.Linear, structure: Structure | str) -> Self:
-        """The layer nearest to a dense one: its weight decomposed into the structure, its bias."""
-        structure = Structure.parse(structure) if isinstance(structure, str) else structure
-        return cls.from_factors(dense, decompose(dense.weight, structure))
-
-    @classmethod
-    def from_factors(cls, dense: nn.Linear, factors: Factors) -> Self:
-        """A layer of the geometry and bias of a dense one, with these factors."""
-        layer = cls.like(dense, factors.structure)
-        layer.set_values(factors, dense.bias)
-        return layer
 
     def convolution(self, size: tuple[int, ...]) -> Convolution:
         """A linear layer has no spatial axis."""
@@ -259,6 +384,23 @@ class KroneckerLinear(KroneckerLayer):
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"bias={self.bias is not None}, structure='{self.structure}'"
         )
+
+
+LAYERS: dict[type[nn.Module], type[KroneckerLayer]] = {
+    nn.Conv1d: KroneckerConv1d,
+    nn.Conv2d: KroneckerConv2d,
+    nn.Conv3d: KroneckerConv3d,
+    nn.ConvTranspose2d: KroneckerConvTranspose2d,
+    nn.Linear: KroneckerLinear,
+}
+"""Which layer takes the place of which dense one."""
+
+
+def dense_weight(layer: nn.Module) -> Tensor:
+    """The weight of a dense or compressed layer as (F, C/groups, K..), output channels first."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else weight
 
 
 def explicit_padding(
@@ -278,8 +420,3 @@ def explicit_padding(
     if isinstance(padding, str):
         raise StructureError(f"padding is 'same', 'valid' or an extent per axis, got '{padding}'")
     return tuple((p, p) for p in padding)
-
-
-def _pair(value: Size2 | tuple[int, ...]) -> tuple[int, int]:
-    first, second = (value, value) if isinstance(value, int) else value
-    return first, second

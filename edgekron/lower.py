@@ -9,6 +9,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from edgekron.errors import UnsupportedError
 from edgekron.layers import KroneckerLayer
 from edgekron.lowered import LoweredBySize, LoweredLayer
 from edgekron.network import Inputs, layer_uses, replace_module
@@ -29,7 +30,7 @@ def lower(
 
     layout: of the runtime the file is for; plan: 'auto' takes the plan of least cost for the sizes
     that the example inputs give each layer, 'dense' densifies every layer; accept: which plans the
-    format can hold, the dense plan always among them.
+    format can hold. Raises UnsupportedError for a layer that has none.
     """
     if plan == "dense":
         accept = operator.attrgetter("is_dense")
@@ -41,12 +42,19 @@ def lower(
         layer = modules[name]
         if not isinstance(layer, KroneckerLayer) or not use.sizes:
             continue
-        plans[name] = tuple(
-            best_plan(
-                layer.structure, layer.convolution(size), layout, bias=layer.bias is not None, accept=accept
+        try:
+            plans[name] = tuple(
+                best_plan(
+                    layer.structure,
+                    layer.convolution(size),
+                    layout,
+                    bias=layer.bias is not None,
+                    accept=accept,
+                )
+                for size in dict.fromkeys(use.sizes)
             )
-            for size in dict.fromkeys(use.sizes)
-        )
+        except LookupError as error:
+            raise UnsupportedError(f"layer '{name}': {error}") from None
         runs = [LoweredLayer(each, layer.values, layer.bias) for each in plans[name]]
         lowered = replace_module(lowered, layer, runs[0] if len(runs) == 1 else LoweredBySize(runs))
     for parameter in lowered.parameters():

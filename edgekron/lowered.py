@@ -65,29 +65,40 @@ def _convolve(step: Convolve, weight: Tensor, x: Tensor, bias: Tensor | None, la
     else:
         padding = tuple(before for before, _ in geometry.padding)
     if geometry.transposed:
-        y = _spread(step, weight, x, bias)
+        y = _spread(step, weight, x, bias, layout)
     else:
         convolve = _CONVOLUTIONS[axes]
         y = convolve(x, weight, bias, geometry.stride, padding, geometry.dilation, step.groups)
     return y.movedim(1, -1) if layout == "nhwc" else y
 
 
-def _spread(step: Convolve, weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-    """A transposed convolution; torch wants (in, out per group, k..)."""
+def _spread(step: Convolve, weight: Tensor, x: Tensor, bias: Tensor | None, layout: Layout) -> Tensor:
+    """A transposed convolution; torch wants (in, out per group, k..).
+
+    The converter to the channels-last format knows only symmetric cuts: there the cut is a step of its
+    own.
+    """
     geometry, groups = step.convolution, step.groups
     out, inner, *kernel = weight.shape
     weight = weight.reshape(groups, out // groups, inner, *kernel).transpose(1, 2)
     weight = weight.reshape(groups * inner, out // groups, *kernel)
-    return functional.conv_transpose2d(
+    before = tuple(pair[0] for pair in geometry.padding)
+    extra = geometry.output_padding
+    cut = layout == "nhwc" and any(extra)
+    y = functional.conv_transpose2d(
         x,
         weight,
         bias,
         geometry.stride,
-        tuple(before for before, _ in geometry.padding),
-        geometry.output_padding,
+        (0,) * geometry.axes if cut else before,
+        (0,) * geometry.axes if cut else extra,
         groups,
         geometry.dilation,
     )
+    if not cut:
+        return y
+    ends = [(-p, more - p) for p, more in zip(before, extra, strict=True)]
+    return functional.pad(y, [n for pair in reversed(ends) for n in pair])
 
 
 class LoweredLayer(nn.Module):
@@ -110,7 +121,8 @@ class LoweredLayer(nn.Module):
         """x: (N, C, size..) or (.., C) -> (N, F, out..) or (.., F)."""
         bias = cast("Tensor | None", self.bias)
         weights = [cast(Tensor, getattr(self, name)) for name in self._names]
-        channels, size = self.plan.structure.weight_shape[1], self.plan.convolution.size
+        size = self.plan.convolution.size
+        channels = self.plan.structure.weight_shape[1] * self.plan.convolution.groups
         if tuple(x.shape[1:] if size else x.shape[-1:]) != (channels, *size):
             expected = ", ".join(map(str, ("N" if size else "..", channels, *size)))
             raise UsageError(f"lowered for inputs of shape ({expected}), got {tuple(x.shape)}")

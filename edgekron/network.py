@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from edgekron.errors import UsageError
-from edgekron.layers import KroneckerLayer, KroneckerLinear, explicit_padding
+from edgekron.layers import LAYERS, KroneckerLayer, KroneckerLinear, dense_weight, explicit_padding
 from edgekron.plan import Convolution, least_macs
 from edgekron.structure import Structure
 
 Inputs = tuple[Tensor, ...]
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_DENSE: tuple[type[nn.Module], ...] = tuple(LAYERS)
 
 
 @dataclass
@@ -32,13 +32,6 @@ class LayerUse:
     module: nn.Module
     sizes: Counter[tuple[int, ...]] = field(default_factory=Counter)
     tied: bool = False
-
-    @property
-    def outputs(self) -> int:
-        """Output pixels (or rows, for a linear layer) for one image."""
-        return sum(
-            count * math.prod(layer_convolution(self.module, size).out) for size, count in self.sizes.items()
-        )
 
 
 def as_inputs(example_inputs: Tensor | Inputs) -> Inputs:
@@ -107,7 +100,7 @@ def layer_uses(model: nn.Module, example_inputs: Tensor | Inputs) -> dict[str, L
         return hook
 
     for name, module in model.named_modules():
-        if isinstance(module, (*_CONVOLUTIONS, nn.Linear, KroneckerLayer)):
+        if isinstance(module, _DENSE) or isinstance(module, KroneckerLayer):
             uses[name] = LayerUse(module, tied=any(owners[id(p)] > 1 for p in module.parameters()))
             hooks.append(module.register_forward_hook(record(uses[name]), with_kwargs=True))
     try:
@@ -126,10 +119,11 @@ def layer_convolution(module: nn.Module, size: tuple[int, ...]) -> Convolution:
         return module.convolution(size)
     if isinstance(module, nn.Linear):
         return Convolution((), (), (), (), ())
-    assert isinstance(module, _CONVOLUTIONS)
-    kernel, stride, dilation = module.kernel_size, module.stride, module.dilation
-    padding = module.padding if isinstance(module.padding, str) else tuple(module.padding)
-    return Convolution(size, kernel, stride, explicit_padding(padding, kernel, stride, dilation), dilation)
+    layer: Any = module
+    kernel, stride, dilation = layer.kernel_size, layer.stride, layer.dilation
+    pads = explicit_padding(layer.padding, kernel, stride, dilation)
+    transposed = isinstance(module, nn.ConvTranspose2d)
+    return Convolution(size, kernel, stride, pads, dilation, layer.groups, transposed, layer.output_padding)
 
 
 def structure_macs(use: LayerUse, structure: Structure) -> int:
@@ -145,8 +139,16 @@ def layer_macs(use: LayerUse) -> int:
     module = use.module
     if isinstance(module, KroneckerLayer):
         return structure_macs(use, module.structure)
-    assert isinstance(module.weight, Tensor)
-    return math.prod(module.weight.shape) * use.outputs
+    return dense_macs(use)
+
+
+def dense_macs(use: LayerUse) -> int:
+    """Multiplications for one image with the dense weight."""
+    module = use.module
+    shape = (
+        module.structure.weight_shape if isinstance(module, KroneckerLayer) else dense_weight(module).shape
+    )
+    return structure_macs(use, Structure.dense(shape))
 
 
 def parameters(model: nn.Module) -> int:

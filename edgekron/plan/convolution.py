@@ -69,9 +69,7 @@ class Convolution:
     @property
     def is_pointwise(self) -> bool:
         """No extent, no stride, no padding: a matrix product at every pixel."""
-        return all(
-            self.is_pointwise_on(axis) for axis in range(self.axes)
-        )
+        return all(self.is_pointwise_on(axis) for axis in range(self.axes))
 
     def is_pointwise_on(self, axis: int) -> bool:
         """No extent, no stride, no padding along one axis."""
@@ -90,6 +88,4 @@ class Convolution:
         )
         if not self.transposed or max(self.stride) > 1 or min(map(min, padding)) < 0:
             return self
-        return replace(
-            self, padding=padding, transposed=False, output_padding=(0,) * self.axes
-        )
+        return replace(self, padding=padding, transposed=False, output_padding=(0,) * self.axes)

@@ -83,9 +83,12 @@ def best_plan(
     bias: bool = False,
     accept: Callable[[Plan], bool] = lambda plan: True,
 ) -> Plan:
-    """The acceptable plan of least cost; the first of them where several are equal."""
-    found = plans(structure, convolution, layout, bias=bias)
-    return min(filter(accept, found), key=lambda plan: plan.cost)
+    """The acceptable plan of least cost, the first of them where several are equal; else LookupError."""
+    found = filter(accept, plans(structure, convolution, layout, bias=bias))
+    best = min(found, key=lambda plan: plan.cost, default=None)
+    if best is None:
+        raise LookupError(f"{structure} has no plan in {layout} that the format can hold")
+    return best
 
 
 def dense_plan(structure: Structure, convolution: Convolution, layout: Layout, *, bias: bool = False) -> Plan:

@@ -101,6 +101,7 @@ def _window(tap: tuple[int, ...], convolution: Convolution, count: tuple[int, ..
 def _matrices(w: Array, tap: tuple[int, ...], pixels: Array, groups: int) -> Array:
     """Each pixel's channels times the matrix of one kernel position, group by group."""
     n, channels, *size = pixels.shape
-    matrices = w[(slice(None), slice(None), *tap)].reshape(groups, len(w) // groups, channels // groups)
-    values = np.einsum("goi,ngip->ngop", matrices, pixels.reshape(n, groups, channels // groups, -1))
+    matrix: Array = w.transpose(*range(2, w.ndim), 0, 1)[tap]
+    matrices = matrix.reshape(groups, len(w) // groups, channels // groups)
+    values: Array = np.einsum("goi,ngip->ngop", matrices, pixels.reshape(n, groups, channels // groups, -1))
     return values.reshape(n, len(w), *size)

@@ -39,19 +39,26 @@ class Candidates:
     errors: NDArray[np.float64]
 
 
-def first_shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """All shapes of the first of two factors, without the two trivial ones (all ones, all of W)."""
+def first_shapes(shape: tuple[int, ...], groups: int = 1) -> list[tuple[int, ...]]:
+    """All shapes of the first of two factors, without the two trivial ones (all ones, all of W).
+
+    groups: of the convolution; its outputs must split off at a digit of the factors.
+    """
     choices = product(*([k for k in range(1, n + 1) if n % k == 0] for n in shape))
-    return [first for first in choices if 1 < math.prod(first) < math.prod(shape)]
+    return [
+        first
+        for first in choices
+        if 1 < math.prod(first) < math.prod(shape) and (first[0] % groups == 0 or groups % first[0] == 0)
+    ]
 
 
-def spectra_shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+def spectra_shapes(shape: tuple[int, ...], groups: int = 1) -> list[tuple[int, ...]]:
     """The shapes of the first factor that are searched, the expensive ones first."""
 
     def width(first: tuple[int, ...]) -> int:
         return min(math.prod(first), math.prod(shape) // math.prod(first))
 
-    return sorted((s for s in first_shapes(shape) if width(s) <= WIDEST), key=width, reverse=True)
+    return sorted((s for s in first_shapes(shape, groups) if width(s) <= WIDEST), key=width, reverse=True)
 
 
 def relative_errors(weight: Tensor, first: tuple[int, ...]) -> NDArray[np.float64]:

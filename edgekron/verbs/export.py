@@ -18,7 +18,7 @@ from edgekron.errors import ParityError
 from edgekron.exporter import Exported, Exporter, ExportOptions
 from edgekron.files import require_writable, write_atomically
 from edgekron.lower import PlanChoice
-from edgekron.network import Inputs, as_inputs, layer_macs, layer_uses, parameters, run_model
+from edgekron.network import Inputs, as_inputs, dense_macs, layer_macs, layer_uses, parameters, run_model
 from edgekron.parity import ParityReport, Tolerance, compare
 from edgekron.plan import Layout
 from edgekron.progress import Progress, silent
@@ -220,18 +220,17 @@ def _manifest(
 def _sizes(model: nn.Module, tensors: Inputs, exported: Exported) -> tuple[tuple[int, int], tuple[int, int]]:
     """Parameters and MACs: of the dense network, and of the file."""
     stored = dense = parameters(model)
-    macs = dense_macs = 0
+    macs = whole = 0
     for name, use in layer_uses(model, tensors).items():
         plans = {plan.convolution.size: plan for plan in exported.plans.get(name, ())}
+        whole += dense_macs(use)
         if not plans:
-            macs, dense_macs = macs + layer_macs(use), dense_macs + layer_macs(use)
+            macs += layer_macs(use)
             continue
         structure = next(iter(plans.values())).structure
         weight = math.prod(structure.weight_shape)
         dense += weight - structure.parameters
-        dense_macs += weight * use.outputs
         merges = {plan.merges for plan in plans.values()}
         stored += sum(structure.merge(each).parameters for each in merges) - structure.parameters
-        linear = plans.get(())
-        macs += linear.macs * use.outputs if linear else sum(plans[size].macs for size in use.sizes)
-    return (dense, stored), (dense_macs, macs)
+        macs += sum(count * plans[size].macs for size, count in use.sizes.items())
+    return (dense, stored), (whole, macs)

@@ -104,10 +104,9 @@ def inspect(
 
 
 def _checkpoint(path: Path, factory: str | None, allow_pickle: bool) -> CheckpointReport:
-    from torch import nn
 
     from edgekron.checkpoint import read_checkpoint
-    from edgekron.layers import KroneckerLayer
+    from edgekron.layers import LAYERS, KroneckerLayer, dense_weight
     from edgekron.network import parameters
 
     checkpoint = read_checkpoint(path, factory=factory, allow_pickle=allow_pickle)
@@ -119,8 +118,9 @@ def _checkpoint(path: Path, factory: str | None, allow_pickle: bool) -> Checkpoi
                 str(module.structure),
                 module.structure.parameters,
             )
-        elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
-            shape, text, count = tuple(module.weight.shape), "dense", module.weight.numel()
+        elif type(module) in LAYERS:
+            weight = dense_weight(module)
+            shape, text, count = tuple(weight.shape), "dense", weight.numel()
         else:
             continue
         rows.append((name, "x".join(map(str, shape)), text, count))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")  # read at import
@@ -19,7 +20,7 @@ from edgekron.exporter import Exported, ExportOptions, Operator
 from edgekron.lower import lower
 from edgekron.network import Inputs
 from edgekron.plan import Layout, Plan
-from edgekron.plan.steps import View
+from edgekron.plan.steps import Convolve, View
 from edgekron.quiet import quiet
 from edgekron.wording import one_line
 from edgekron_tflite.flatbuffer import get_metadata, operators, pack, parse, rename, set_metadata
@@ -45,8 +46,7 @@ class TfliteExporter:
         if options.opset is not None:
             raise UsageError("--opset is for ONNX; TFLite operators have versions of their own")
         layout: Layout = options.layout or "nhwc"
-        # A folded form views the batch together with pixels, which the converter cannot do symbolically.
-        accept = _has_no_view if options.dynamic_batch else _anything
+        accept = partial(_converts, dynamic_batch=options.dynamic_batch)
         lowered, plans = lower(model, inputs, layout="nhwc", plan=options.plan, accept=accept)
         images = [k for k, x in enumerate(inputs) if x.dim() == 4]
         with torch.no_grad():
@@ -86,12 +86,19 @@ class TfliteExporter:
         return operators(parse(data))
 
 
-def _anything(plan: Plan) -> bool:
-    return True
+def _converts(plan: Plan, *, dynamic_batch: bool) -> bool:
+    """Whether litert-torch converts the plan's steps.
 
-
-def _has_no_view(plan: Plan) -> bool:
-    return not any(isinstance(step, View) for step in plan.steps)
+    It cannot view a free batch together with pixels, as folded forms do, nor dilate a transposed
+    convolution that spreads its input.
+    """
+    steps = plan.steps
+    if dynamic_batch and any(isinstance(step, View) for step in steps):
+        return False
+    spreads = [
+        step.convolution for step in steps if isinstance(step, Convolve) and step.convolution.transposed
+    ]
+    return all(max(convolution.dilation) == 1 for convolution in spreads)
 
 
 def _convert(

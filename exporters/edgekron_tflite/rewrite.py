@@ -166,7 +166,9 @@ def _slice(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """x[.., start:end:step, ..]."""
     x, axis, *rest = node.args
     last = _LAST.index(cast(int, axis) % 4)
-    return _first(module.graph, module.graph.call_function(_aten.slice.Tensor, (_last(module.graph, x), last, *rest)))
+    return _first(
+        module.graph, module.graph.call_function(_aten.slice.Tensor, (_last(module.graph, x), last, *rest))
+    )
 
 
 def _pad(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
