@@ -76,7 +76,7 @@ def _spread(step: Convolve, weight: Tensor, x: Tensor, bias: Tensor | None, layo
     """A transposed convolution; torch wants (in, out per group, k..).
 
     The converter to the channels-last format knows only symmetric cuts: there the cut is a step of its
-    own.
+    own, and so is the bias, since zeros may be added behind.
     """
     geometry, groups = step.convolution, step.groups
     out, inner, *kernel = weight.shape
@@ -88,7 +88,7 @@ def _spread(step: Convolve, weight: Tensor, x: Tensor, bias: Tensor | None, layo
     y = functional.conv_transpose2d(
         x,
         weight,
-        bias,
+        None if cut else bias,
         geometry.stride,
         (0,) * geometry.axes if cut else before,
         (0,) * geometry.axes if cut else extra,
@@ -98,7 +98,8 @@ def _spread(step: Convolve, weight: Tensor, x: Tensor, bias: Tensor | None, layo
     if not cut:
         return y
     ends = [(-p, more - p) for p, more in zip(before, extra, strict=True)]
-    return functional.pad(y, [n for pair in reversed(ends) for n in pair])
+    y = functional.pad(y, [n for pair in reversed(ends) for n in pair])
+    return y if bias is None else y + bias.reshape(-1, 1, 1)
 
 
 class LoweredLayer(nn.Module):

@@ -83,17 +83,45 @@ def structures(
 
 
 @st.composite
-def convolutions(draw: st.DrawFn, kernel: tuple[int, ...]) -> Convolution:
+def convolutions(draw: st.DrawFn, kernel: tuple[int, ...], groups: int = 1) -> Convolution:
     """Any geometry with this kernel: strides, dilations, unequal padding, size from the smallest possible."""
     axes = len(kernel)
     stride = tuple(draw(st.integers(1, 3)) for _ in range(axes))
     dilation = tuple(draw(st.integers(1, 2)) for _ in range(axes))
     padding = tuple((draw(st.integers(0, 2)), draw(st.integers(0, 2))) for _ in range(axes))
     size = tuple(
-        max(1, d * (k - 1) + 1 - sum(p)) + draw(st.integers(0, 4))
+        max(1, d * (k - 1) + 1 - sum(p)) + draw(st.integers(0, 4 if axes < 3 else 2))
         for k, d, p in zip(kernel, dilation, padding, strict=True)
     )
-    return Convolution(size, kernel, stride, padding, dilation)
+    return Convolution(size, kernel, stride, padding, dilation, groups)
+
+
+@st.composite
+def transposed_convolutions(draw: st.DrawFn, kernel: tuple[int, ...]) -> Convolution:
+    """Any geometry that torch's transposed convolutions have; the cut may reach beyond the kernel."""
+    axes = len(kernel)
+    stride = tuple(draw(st.integers(1, 3)) for _ in range(axes))
+    dilation = tuple(draw(st.integers(1, 2)) for _ in range(axes))
+    cut = tuple(draw(st.integers(0, 2)) for _ in range(axes))
+    extra = tuple(draw(st.integers(0, s - 1)) for s in stride)
+    size = tuple(
+        1 + max(0, math.ceil((2 * p - d * (k - 1) - more) / s)) + draw(st.integers(0, 3))
+        for k, s, d, p, more in zip(kernel, stride, dilation, cut, extra, strict=True)
+    )
+    padding = tuple((p, p) for p in cut)
+    return Convolution(size, kernel, stride, padding, dilation, transposed=True, output_padding=extra)
+
+
+def possible_groups(structure: Structure) -> list[int]:
+    """The numbers of groups, 1 left out, whose outputs are the leading digits of the factors' f."""
+    extents = [factor.shape[0] for factor in structure.factors]
+    found = {
+        math.prod(extents[:k]) * part
+        for k, extent in enumerate(extents)
+        for part in range(1, extent + 1)
+        if extent % part == 0
+    }
+    return sorted(found - {1})
 
 
 def layers(**options: Any) -> st.SearchStrategy[tuple[Structure, Convolution]]:
@@ -101,6 +129,35 @@ def layers(**options: Any) -> st.SearchStrategy[tuple[Structure, Convolution]]:
     return structures(**options).flatmap(
         lambda structure: st.tuples(st.just(structure), convolutions(structure.weight_shape[2:]))
     )
+
+
+def grouped_layers(**options: Any) -> st.SearchStrategy[tuple[Structure, Convolution]]:
+    """The same with groups, as a convolution of one to three axes."""
+    options = {"axes": st.integers(1, 3)} | options
+    return (
+        structures(**options)
+        .filter(possible_groups)
+        .flatmap(
+            lambda structure: st.tuples(
+                st.just(structure),
+                st.sampled_from(possible_groups(structure)).flatmap(
+                    lambda groups: convolutions(structure.weight_shape[2:], groups)
+                ),
+            )
+        )
+    )
+
+
+def transposed_layers(**options: Any) -> st.SearchStrategy[tuple[Structure, Convolution]]:
+    """The same as a transposed convolution of two axes."""
+    return structures(axes=st.just(2), **options).flatmap(
+        lambda structure: st.tuples(st.just(structure), transposed_convolutions(structure.weight_shape[2:]))
+    )
+
+
+def layers_of_any_kind(**options: Any) -> st.SearchStrategy[tuple[Structure, Convolution]]:
+    """Linear, of one to three axes, grouped, transposed."""
+    return st.one_of(layers(**options), grouped_layers(**options), transposed_layers(**options))
 
 
 def random_factors(structure: Structure, seed: int = 0) -> list[Array]:

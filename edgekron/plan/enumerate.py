@@ -17,7 +17,7 @@ A transpose is emitted only where the indices do not stand as the form needs the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, permutations
 from typing import TypeVar
@@ -42,37 +42,8 @@ def plans(
     structure: Structure, convolution: Convolution, layout: Layout, *, bias: bool = False
 ) -> Iterator[Plan]:
     """Every plan of the layer, in a fixed order; all compute the same function."""
-    for merges in _runs(len(structure.factors)):
-        for merged in _paddings(structure.merge(merges)):
-            for end, steps in _executions(merged, convolution, layout):
-                end = end.finish(len(merged.factors), bias)
-                yield Plan(
-                    structure,
-                    convolution,
-                    layout,
-                    merges,
-                    merged.ranks,
-                    end.steps,
-                    macs=sum(step.macs for step in steps),
-                    moved=end.moved,
-                    cost=end.cost,
-                )
-
-
-def _paddings(structure: Structure) -> list[Structure]:
-    """The structure, and the same with every rank a multiple of ALIGNMENT."""
-    ranks = {label: math.ceil(size / ALIGNMENT) * ALIGNMENT for label, size in structure.ranks}
-    return [structure] if ranks == structure.sizes else [structure, structure.resize(ranks)]
-
-
-def _executions(
-    structure: Structure, convolution: Convolution, layout: Layout
-) -> Iterator[tuple[_Partial, tuple[Contraction, ...]]]:
-    """All orders of the factors, and all arrangements of each."""
-    for order in permutations(range(len(structure.factors))):
-        steps = contractions(structure, convolution, order)
-        for end in _arrange(_start(structure, convolution, layout), steps):
-            yield end, steps
+    for order in _orders(structure, convolution):
+        yield from order.plans(structure, convolution, layout, bias, limit=lambda: math.inf)
 
 
 def best_plan(
@@ -83,17 +54,90 @@ def best_plan(
     bias: bool = False,
     accept: Callable[[Plan], bool] = lambda plan: True,
 ) -> Plan:
-    """The acceptable plan of least cost, the first of them where several are equal; else LookupError."""
-    found = filter(accept, plans(structure, convolution, layout, bias=bias))
-    best = min(found, key=lambda plan: plan.cost, default=None)
+    """The acceptable plan of least cost, the first of them where several are equal; else LookupError.
+
+    Branch and bound: orders of few multiplications first, and what costs more than the best plan so
+    far, the products still to come included, is not pursued.
+    """
+    orders = _orders(structure, convolution)
+    return _best(orders, structure, convolution, layout, bias, accept)
+
+
+def dense_plan(structure: Structure, convolution: Convolution, layout: Layout, *, bias: bool = False) -> Plan:
+    """The plan that densifies all factors first and runs the layer's own convolution."""
+    orders = (order for order in _orders(structure, convolution) if len(order.merges) == 1)
+    return _best(orders, structure, convolution, layout, bias, lambda plan: True)
+
+
+def _best(
+    orders: Iterable[_Order],
+    structure: Structure,
+    convolution: Convolution,
+    layout: Layout,
+    bias: bool,
+    accept: Callable[[Plan], bool],
+) -> Plan:
+    best: Plan | None = None
+    for order in sorted(orders, key=lambda order: order.least):
+        for plan in order.plans(
+            structure, convolution, layout, bias, limit=lambda: best.cost if best else math.inf
+        ):
+            if accept(plan) and (best is None or plan.cost < best.cost):
+                best = plan
     if best is None:
         raise LookupError(f"{structure} has no plan in {layout} that the format can hold")
     return best
 
 
-def dense_plan(structure: Structure, convolution: Convolution, layout: Layout, *, bias: bool = False) -> Plan:
-    """The plan that densifies all factors first and runs the layer's own convolution."""
-    return best_plan(structure, convolution, layout, bias=bias, accept=lambda plan: plan.is_dense)
+@dataclass(frozen=True)
+class _Order:
+    """The factors that are left after merging and padding, in one order of execution."""
+
+    merges: tuple[tuple[int, ...], ...]
+    merged: Structure
+    steps: tuple[Contraction, ...]
+
+    @property
+    def least(self) -> float:
+        """A cost that no plan of this order is below."""
+        return sum(product_cost(step.macs, 0) for step in self.steps)
+
+    def plans(
+        self,
+        structure: Structure,
+        convolution: Convolution,
+        layout: Layout,
+        bias: bool,
+        limit: Callable[[], float],
+    ) -> Iterator[Plan]:
+        """All arrangements that cost less than limit(), which may sink meanwhile."""
+        for end in _arrange(_start(self.merged, convolution, layout), self.steps, self.least, limit):
+            end = end.finish(len(self.merged.factors), bias)
+            yield Plan(
+                structure,
+                convolution,
+                layout,
+                self.merges,
+                self.merged.ranks,
+                end.steps,
+                macs=sum(step.macs for step in self.steps),
+                moved=end.moved,
+                cost=end.cost,
+            )
+
+
+def _orders(structure: Structure, convolution: Convolution) -> Iterator[_Order]:
+    """All ways to merge neighbours and to pad the ranks, and all orders of what is left."""
+    for merges in _runs(len(structure.factors)):
+        for merged in _paddings(structure.merge(merges)):
+            for order in permutations(range(len(merges))):
+                yield _Order(merges, merged, contractions(merged, convolution, order))
+
+
+def _paddings(structure: Structure) -> list[Structure]:
+    """The structure, and the same with every rank a multiple of ALIGNMENT."""
+    ranks = {label: math.ceil(size / ALIGNMENT) * ALIGNMENT for label, size in structure.ranks}
+    return [structure] if ranks == structure.sizes else [structure, structure.resize(ranks)]
 
 
 def _runs(count: int) -> Iterator[tuple[tuple[int, ...], ...]]:
@@ -214,9 +258,10 @@ class _Partial:
         end = end.view([("n",), made, *axes] if nchw else [("n",), *axes, made])
         if not bias:
             return end
-        last = end.steps[-1]
-        if plain and isinstance(last, Convolve) and last.groups == 1 and end.steps == self.steps:
-            return replace(end, steps=(*end.steps[:-1], replace(last, bias=True)))
+        last = self.steps[-1]
+        if plain and isinstance(last, Convolve) and last.weight.shape[0] == end.extent(made):
+            views = end.steps[len(self.steps) :]
+            return replace(end, steps=(*self.steps[:-1], replace(last, bias=True), *views))
         shape = (end.extent(made), *(1 for _ in self.spatial)) if nchw else (end.extent(made),)
         return replace(
             end, steps=(*end.steps, AddBias(shape)), cost=end.cost + product_cost(0, 2 * end.elements)
@@ -237,14 +282,19 @@ def _start(structure: Structure, convolution: Convolution, layout: Layout) -> _P
     return _Partial(structure, layout, sizes, order, shape)
 
 
-def _arrange(state: _Partial, rest: Sequence[Contraction]) -> Iterator[_Partial]:
-    """All ways to execute the remaining contractions."""
+def _arrange(
+    state: _Partial, rest: Sequence[Contraction], least: float, limit: Callable[[], float]
+) -> Iterator[_Partial]:
+    """All ways to execute the remaining contractions, whose products cost `least` or more."""
+    if state.cost + least >= limit():
+        return
     if not rest:
         yield state
         return
+    later = least - product_cost(rest[0].macs, 0)
     for created in permutations(rest[0].created):
         for after in _forms(state, rest[0], created):
-            yield from _arrange(after, rest[1:])
+            yield from _arrange(after, rest[1:], later, limit)
 
 
 def _forms(state: _Partial, step: Contraction, created: tuple[str, ...]) -> Iterator[_Partial]:

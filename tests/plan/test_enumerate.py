@@ -11,70 +11,16 @@ from unittest import mock
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn import functional
 
-from edgekron.decomposition import Factors
-from edgekron.lowered import execute, step_weights
 from edgekron.plan import Convolution, Layout, Plan, best_plan, dense_plan, evaluate, least_macs, plans
 from edgekron.plan.steps import AddBias, Convolve, MatMul, Permute, View
 from edgekron.structure import Structure
-from tests.strategies import Array, kronecker_sum, layers, random_factors
+from tests.execution import LAYOUTS, check_plans, random_input, run_numpy, run_torch, torch_layer
+from tests.strategies import Array, layers, layers_of_any_kind, random_factors
 
-LAYOUTS: tuple[Layout, ...] = ("nchw", "nhwc")
 layouts = st.sampled_from(LAYOUTS)
-
-
-def torch_layer(structure: Structure, convolution: Convolution, x: Array, bias: Array | None) -> Array:
-    """The dense layer in torch: x (N, C, size..)."""
-    weight = torch.from_numpy(kronecker_sum(structure, random_factors(structure)))
-    constant = None if bias is None else torch.from_numpy(bias)
-    image = torch.from_numpy(x)
-    if not convolution.axes:
-        return functional.linear(image, weight, constant).numpy()
-    padded = functional.pad(image, [n for pair in reversed(convolution.padding) for n in pair])
-    run = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[convolution.axes]
-    y: Array = run(padded, weight, constant, convolution.stride, 0, convolution.dilation).numpy()
-    return y
-
-
-def random_input(structure: Structure, convolution: Convolution, batch: int) -> Array:
-    shape = (batch, structure.weight_shape[1], *convolution.size)
-    return np.random.default_rng(7).standard_normal(shape)
-
-
-def run_numpy(plan: Plan, x: Array, bias: Array | None) -> Array:
-    """x and the result: (N, C, size..), whatever the layout of the plan."""
-    last = plan.layout == "nhwc"
-    y = evaluate(plan, random_factors(plan.structure), np.moveaxis(x, 1, -1) if last else x, bias)
-    return np.moveaxis(y, -1, 1) if last else y
-
-
-def run_torch(plan: Plan, x: Array, bias: Array | None) -> Array:
-    last = plan.layout == "nhwc"
-    factors = Factors(plan.structure, tuple(map(torch.from_numpy, random_factors(plan.structure))))
-    image = torch.from_numpy(x).movedim(1, -1) if last else torch.from_numpy(x)
-    constant = None if bias is None else torch.from_numpy(bias)
-    y = execute(plan, step_weights(plan, factors), image, constant)
-    return (y.movedim(-1, 1) if last else y).numpy()
-
-
-def check_plans(structure: Structure, convolution: Convolution, batch: int, bias: bool) -> int:
-    x = random_input(structure, convolution, batch)
-    constant = np.random.default_rng(3).standard_normal(structure.weight_shape[0]) if bias else None
-    expected = torch_layer(structure, convolution, x, constant)
-    count = 0
-    for layout in LAYOUTS:
-        for plan in plans(structure, convolution, layout, bias=bias):
-            for run in (run_numpy, run_torch):
-                y = run(plan, x, constant)
-                np.testing.assert_allclose(
-                    y, expected, rtol=1e-9, atol=1e-9, err_msg=f"{run.__name__}\n{plan}"
-                )
-            count += 1
-    return count
 
 
 @given(layers(axes=st.just(2), counts=(1, 2, 2, 2)), st.integers(1, 3), st.booleans())
@@ -171,8 +117,8 @@ def pad_counting(value: Array, widths: Any, *, pad: Callable[..., Array] = np.pa
     return pad(value, widths, constant_values=Counting(0.0) if isinstance(value.flat[0], Counting) else 0)
 
 
-@given(layers(axes=st.integers(0, 2), channels=4, kernel=3, rank=2), layouts, st.data())
-@settings(max_examples=30)
+@given(layers_of_any_kind(channels=4, kernel=3, rank=2), layouts, st.data())
+@settings(max_examples=50)
 def test_macs_are_the_multiplications_of_the_evaluation(
     layer: tuple[Structure, Convolution], layout: Layout, data: Any
 ) -> None:
@@ -192,8 +138,8 @@ def test_macs_are_the_multiplications_of_the_evaluation(
     np.testing.assert_allclose(y.astype(float), expected, rtol=1e-9, atol=1e-9)
 
 
-@given(layers(axes=st.integers(1, 3), counts=(2, 3), channels=6, kernel=3), layouts)
-@settings(max_examples=40)
+@given(layers_of_any_kind(counts=(2, 3), channels=6, kernel=3), layouts)
+@settings(max_examples=60)
 def test_least_macs_is_the_least_of_the_plans_that_merge_nothing(
     layer: tuple[Structure, Convolution], layout: Layout
 ) -> None:
@@ -201,8 +147,8 @@ def test_least_macs_is_the_least_of_the_plans_that_merge_nothing(
     assert min(plan.macs for plan in unmerged) == least_macs(*layer)
 
 
-@given(layers(counts=(1, 2, 2, 3), channels=6, kernel=3), layouts, st.booleans())
-@settings(max_examples=60)
+@given(layers_of_any_kind(counts=(1, 2, 2, 3), channels=6, kernel=3), layouts, st.booleans())
+@settings(max_examples=80)
 def test_plans_are_well_formed(layer: tuple[Structure, Convolution], layout: Layout, bias: bool) -> None:
     structure, convolution = layer
     found = list(plans(structure, convolution, layout, bias=bias))
@@ -225,13 +171,22 @@ def test_plans_are_well_formed(layer: tuple[Structure, Convolution], layout: Lay
                     assert not any(b == a + 1 for a, b in pairwise(order)), "axes that could be one"
                     moved += x.size
                 case Convolve(weight, geometry, groups):
-                    assert geometry.axes == convolution.axes <= 3
+                    kernel = merged.factors[weight.factor].shape[2:]
+                    assert geometry.axes == 2 or (
+                        convolution.axes == geometry.axes == 3
+                        and not geometry.is_pointwise_on(0)
+                        and not (geometry.is_pointwise_on(1) and geometry.is_pointwise_on(2))
+                    )
                     assert weight.shape[0] % groups == 0
-                    factor = merged.factors[weight.factor]
-                    own = merged.value_shape(weight.factor)
-                    assert math.prod(weight.shape) == math.prod(own)
-                    assert weight.shape[2:] == factor.shape[2:] == geometry.kernel
-                    macs += math.prod(weight.shape[1:]) * x.size
+                    assert math.prod(weight.shape) == math.prod(merged.value_shape(weight.factor))
+                    assert weight.shape[2:] == geometry.kernel
+                    assert [n for n in kernel if n > 1] == [n for n in geometry.kernel if n > 1]
+                    assert geometry.groups == 1, "these are the operator's"
+                    assert convolution.transposed or not (geometry.transposed or weight.flips)
+                    if geometry.transposed:
+                        macs += math.prod(before) * weight.shape[0] // groups * math.prod(geometry.kernel)
+                    else:
+                        macs += math.prod(weight.shape[1:]) * x.size
                 case MatMul(weight, side):
                     inner = weight.shape[1] if side == "left" else weight.shape[0]
                     macs += inner * x.size
@@ -245,22 +200,25 @@ def test_plans_are_well_formed(layer: tuple[Structure, Convolution], layout: Lay
         assert len(adds) == bias
 
 
-@given(layers(counts=(1, 2, 3), channels=6, kernel=3), layouts, st.booleans())
-@settings(max_examples=40)
+@given(layers_of_any_kind(counts=(1, 2, 3), channels=6, kernel=3), layouts, st.booleans())
+@settings(max_examples=60)
 def test_best_and_dense_plan(layer: tuple[Structure, Convolution], layout: Layout, bias: bool) -> None:
     found = list(plans(*layer, layout, bias=bias))
     best = best_plan(*layer, layout, bias=bias)
     assert best == min(found, key=lambda plan: plan.cost)
     dense = dense_plan(*layer, layout, bias=bias)
     assert dense.is_dense and dense.merges == (tuple(range(len(layer[0].factors))),)
-    assert dense.macs == math.prod(layer[0].weight_shape) * math.prod(layer[1].out)
-    assert not dense.permutes
     assert best.cost <= dense.cost
     if layer[1].axes:
-        (step,) = dense.steps
-        assert isinstance(step, Convolve) and step.bias is bias
+        (step,) = (step for step in dense.steps if not isinstance(step, View | Permute))
+        assert isinstance(step, Convolve) and step.bias is bias and step.groups == layer[1].groups
+        pixels = step.convolution.size if step.convolution.transposed else layer[1].out
+        assert dense.macs == math.prod(layer[0].weight_shape) * math.prod(pixels)
+    if layer[1].axes == 2:
+        assert dense.steps == (step,)
         spread = zip(layer[1].dilation, layer[1].kernel, strict=True)
-        assert step.convolution == replace(layer[1], dilation=tuple(d if k > 1 else 1 for d, k in spread))
+        plain = replace(layer[1], dilation=tuple(d if k > 1 else 1 for d, k in spread), groups=1)
+        assert step.convolution == plain.straight()
 
 
 def test_best_plan_takes_only_what_is_accepted() -> None:
