@@ -28,20 +28,22 @@ from edgekron.network import (
     replace_module,
     structure_macs,
 )
+from edgekron.progress import Progress, silent
 from edgekron.selection.candidates import (
     Candidates,
+    Found,
     candidates,
     first_shapes,
     relative_errors,
     spectra_shapes,
 )
 from edgekron.selection.knapsack import choose
+from edgekron.selection.methods import Method, families, search
 from edgekron.structure import Structure
 from edgekron.table import table
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-Progress = Callable[[str, int, int], None]
 _CHOSEN_DENSE = "no structure is worth its error within the budget"
 
 
@@ -125,16 +127,20 @@ def compress(
     ratio: float | None = None,
     macs: float | None = None,
     structures: Mapping[str, Structure | str] | None = None,
-    progress: Progress | None = None,
+    method: Method = "gkpd",
+    max_factors: int = 3,
+    progress: Progress = silent,
 ) -> nn.Module:
     """A copy of the model whose convolutions and linear layers are Kronecker factors.
 
     ratio: parameters of the whole network before over after, at least; macs: the same for its
-    multiplications. All two-factor shapes and all ranks of every eligible layer, and the dense
-    layer itself, are candidates; for the whole network at once one is chosen per layer so that the
-    summed squared relative error ``Σ ‖W−Ŵ‖²/‖W‖²`` is least. No candidate needs more MACs than the
-    dense layer. structures: {layer name: structure} instead of a search; other layers stay dense.
-    progress: called with (what, done, total).
+    multiplications. method: 'gkpd' has all two-factor shapes and all ranks of every eligible layer as
+    candidates; 'sekron' (up to max_factors factors), 'cp', 'tt', 'tr' and 'tucker' a bounded set that
+    `edgekron.selection.methods` describes; 'auto' has all of them. The dense layer itself always is
+    one. For the whole network at once one is chosen per layer so that the summed squared relative
+    error ``Σ ‖W−Ŵ‖²/‖W‖²`` is least. No candidate needs more MACs than the dense layer. structures:
+    {layer name: structure} instead of a search; other layers stay dense. progress: called with
+    (what, done, total).
 
     The result carries the choices as ``compression``, a CompressionReport; train it further if the
     errors are large. Raises UsageError if a budget is out of reach (and says the best that is not),
@@ -142,6 +148,8 @@ def compress(
     """
     if (structures is None) == (ratio is None and macs is None):
         raise UsageError("give either ratio= and/or macs=, or structures=")
+    if max_factors < 2:
+        raise UsageError(f"max_factors must be at least 2, got {max_factors}")
     for name, value in (("ratio", ratio), ("macs", macs)):
         if value is not None and not (value >= 1 and math.isfinite(value)):
             raise UsageError(f"{name} must be at least 1, got {value}")
@@ -152,7 +160,8 @@ def compress(
         reasons = {name: reasons.get(name, "not named in structures=") for name in uses if name not in chosen}
     else:
         eligible = {name: use for name, use in uses.items() if name not in reasons}
-        chosen = _search(model, uses, eligible, ratio, macs, progress)
+        choices = layer_candidates(eligible, method, max_factors, progress)
+        chosen = _search(model, uses, choices, eligible, ratio, macs)
         reasons |= {name: _CHOSEN_DENSE for name in eligible if name not in chosen}
     return _build(model, uses, chosen, reasons, progress)
 
@@ -221,13 +230,12 @@ def _given(
 def _search(
     model: nn.Module,
     uses: Mapping[str, LayerUse],
+    choices: Mapping[str, Candidates],
     eligible: Mapping[str, LayerUse],
     ratio: float | None,
     macs: float | None,
-    progress: Progress | None,
 ) -> dict[str, Structure]:
     """One structure per eligible layer that is worth compressing, for the whole network at once."""
-    choices = layer_candidates(eligible, progress)
     total, total_macs = parameters(model), sum(map(layer_macs, uses.values()))
     free = total - sum(_weight(use).numel() for use in eligible.values())
     free_macs = total_macs - sum(map(layer_macs, eligible.values()))
@@ -257,12 +265,20 @@ def _search(
 
 
 def layer_candidates(
-    eligible: Mapping[str, LayerUse], progress: Progress | None = None
+    eligible: Mapping[str, LayerUse],
+    method: Method = "gkpd",
+    max_factors: int = 3,
+    progress: Progress = silent,
 ) -> dict[str, Candidates]:
-    """The Pareto front of every layer. Spectra are computed by one thread per core."""
+    """The Pareto front of every layer. Errors are computed by one thread per core.
+
+    Two factors are searched for the methods that have them, and for layers that have nothing else.
+    """
+    others = _others(eligible, method, max_factors, progress)
     jobs = [
         (name, first)
         for name, use in eligible.items()
+        if method in ("auto", "gkpd") or not others[name]
         for first in spectra_shapes(tuple(_weight(use).shape), groups_of(use.module))
     ]
     spectra: dict[str, dict[tuple[int, ...], NDArray[np.float64]]] = {name: {} for name in eligible}
@@ -270,19 +286,39 @@ def layer_candidates(
     results = _in_parallel(lambda job: relative_errors(_weight(eligible[job[0]]), job[1]), jobs)
     for done, ((name, first), errors) in enumerate(zip(jobs, results, strict=True), 1):
         spectra[name][first] = errors
-        if progress:
-            progress("spectra", done, len(jobs))
+        progress("spectra", done, len(jobs))
     result = {}
     for done, (name, use) in enumerate(eligible.items(), 1):
         result[name] = candidates(
             tuple(_weight(use).shape),
             spectra[name],
+            others[name],
             partial(structure_macs, use),
             layer_macs(use),
         )
-        if progress:
-            progress("candidates", done, len(eligible))
+        progress("candidates", done, len(eligible))
     return result
+
+
+def _others(
+    eligible: Mapping[str, LayerUse], method: Method, max_factors: int, progress: Progress
+) -> dict[str, list[Found]]:
+    """Candidates of more than two factors, by layer."""
+    jobs = [
+        (name, structure)
+        for name, use in eligible.items()
+        for structure in families(tuple(_weight(use).shape), method, max_factors, groups_of(use.module))
+    ]
+
+    def work(job: tuple[str, Structure]) -> list[Found]:
+        weight = _weight(eligible[job[0]]).detach()
+        return search(weight, job[1], lambda structure: structure.parameters < weight.numel())
+
+    found: dict[str, list[Found]] = {name: [] for name in eligible}
+    for done, ((name, _), more) in enumerate(zip(jobs, _in_parallel(work, jobs), strict=True), 1):
+        found[name] += more
+        progress("families", done, len(jobs))
+    return found
 
 
 def _in_parallel(work: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
@@ -301,7 +337,7 @@ def _build(
     uses: Mapping[str, LayerUse],
     chosen: Mapping[str, Structure],
     reasons: Mapping[str, str],
-    progress: Progress | None,
+    progress: Progress,
 ) -> nn.Module:
     """Decompose the chosen layers in a copy of the model, and report."""
     before = parameters(model), sum(map(layer_macs, uses.values()))
@@ -318,8 +354,7 @@ def _build(
     factors = {}
     for done, (name, values) in enumerate(zip(chosen, factored, strict=True), 1):
         factors[name] = values
-        if progress:
-            progress("decompose", done, len(chosen))
+        progress("decompose", done, len(chosen))
     layers = []
     for name, use in uses.items():
         weight, structure, error = _weight(use).detach(), chosen.get(name), 0.0

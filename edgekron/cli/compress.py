@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,18 @@ from edgekron.cli.progress import progress_bar
 from edgekron.errors import UsageError
 
 
+class MethodName(StrEnum):
+    """Which structures compress searches."""
+
+    auto = "auto"
+    gkpd = "gkpd"
+    sekron = "sekron"
+    cp = "cp"
+    tt = "tt"
+    tr = "tr"
+    tucker = "tucker"
+
+
 def compress(
     model: Model,
     output: Annotated[
@@ -40,6 +53,10 @@ def compress(
             metavar="FILE.json", help='Take these structures, {"layer": "4x4x3x1[r] * ..; r=5"}, no search.'
         ),
     ] = None,
+    method: Annotated[
+        MethodName, typer.Option(help="Structures to search; auto: all of them, which takes longer.")
+    ] = MethodName.gkpd,
+    max_factors: Annotated[int, typer.Option(min=2, help="Of SeKron structures.")] = 3,
     factory: Factory = None,
     input_shape: InputShape = None,
     allow_pickle: AllowPickle = False,
@@ -75,6 +92,8 @@ def compress(
             ratio=ratio,
             macs=macs,
             structures=chosen,
+            method=method.value,
+            max_factors=max_factors,
             progress=progress,
         )
     save(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -69,18 +69,27 @@ def relative_errors(weight: Tensor, first: tuple[int, ...]) -> NDArray[np.float6
     return np.asarray(errors / errors[0]) if errors[0] > 0 else errors
 
 
+@dataclass(frozen=True)
+class Found:
+    """A structure with its relative squared error ``‖W−Ŵ‖²/‖W‖²``."""
+
+    structure: Structure
+    error: float
+
+
 def candidates(
     shape: tuple[int, ...],
     spectra: dict[tuple[int, ...], NDArray[np.float64]],
+    others: Sequence[Found],
     macs_of: Callable[[Structure], int],
     dense_macs: int,
 ) -> Candidates:
     """All structures that need fewer parameters and no more MACs than dense, Pareto-filtered.
 
-    spectra: relative error of every rank by shape of the first factor; macs_of: multiplications of
-    a structure in this layer (linear in the rank).
+    spectra: of two factors, the relative error of every rank by shape of the first factor; others: of
+    more factors; macs_of: multiplications of a structure in this layer (linear in the rank of two).
     """
-    firsts, ranks, rows = list(spectra), [], []
+    firsts, ranks, rows = list(spectra), [np.zeros((2, 0), int)], [np.zeros((3, 0))]
     for index, first in enumerate(firsts):
         second = tuple(n // k for n, k in zip(shape, first, strict=True))
         each = math.prod(first) + math.prod(second)
@@ -89,11 +98,19 @@ def candidates(
         rank = np.arange(1, most + 1)
         ranks.append(np.stack([np.full(most, index), rank]))
         rows.append(np.stack([rank * each, rank * macs, spectra[first][1 : most + 1]]))
+    for index, found in enumerate(others, len(firsts)):
+        macs = macs_of(found.structure)
+        if macs <= dense_macs:
+            ranks.append(np.array([[index], [0]]))
+            rows.append(np.array([[found.structure.parameters], [macs], [found.error]]))
     table = np.concatenate([*rows, np.array([[math.prod(shape)], [dense_macs], [0.0]])], axis=1)
     origin = np.concatenate([*ranks, np.zeros((2, 1), int)], axis=1)
     kept = [k for k in pareto(table) if k < table.shape[1] - 1] + [table.shape[1] - 1]
     structures: list[Structure | None] = []
     for index, rank in origin[:, kept[:-1]].T.tolist():
+        if index >= len(firsts):
+            structures.append(others[index - len(firsts)].structure)
+            continue
         second = tuple(n // k for n, k in zip(shape, firsts[index], strict=True))
         structures.append(Structure.gkpd(firsts[index], second, rank))
     parameters, macs, errors = table[:, kept]
