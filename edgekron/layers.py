@@ -150,7 +150,7 @@ class _KroneckerConvolution(KroneckerLayer):
             )
         if in_channels % groups or out_channels % groups:
             raise StructureError(
-                f"groups={groups} divides not both {in_channels} and {out_channels} channels"
+                f"groups={groups} must divide both {in_channels} input and {out_channels} output channels"
             )
         if self.transposed and groups > 1:
             raise UnsupportedError(f"{type(self).__name__} has groups=1 only, got groups={groups}")

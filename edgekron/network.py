@@ -100,7 +100,7 @@ def layer_uses(model: nn.Module, example_inputs: Tensor | Inputs) -> dict[str, L
         return hook
 
     for name, module in model.named_modules():
-        if isinstance(module, _DENSE) or isinstance(module, KroneckerLayer):
+        if isinstance(module, (*_DENSE, KroneckerLayer)):
             uses[name] = LayerUse(module, tied=any(owners[id(p)] > 1 for p in module.parameters()))
             hooks.append(module.register_forward_hook(record(uses[name]), with_kwargs=True))
     try:

@@ -165,11 +165,11 @@ def test_a_ratio_of_one_leaves_everything_as_it_is() -> None:
 
 
 def test_nothing_to_compress() -> None:
-    model = nn.Sequential(nn.Conv1d(3, 4, 3), nn.ReLU())
+    model = nn.Sequential(nn.Conv1d(4, 8, 3, groups=4), nn.ReLU())
     with pytest.raises(UsageError, match=r"ratio=2 cannot be met: the best reachable ratio is 1$"):
-        compress(model, example_inputs=torch.zeros(1, 3, 9), ratio=2)
-    report = report_of(compress(model, example_inputs=torch.zeros(1, 3, 9), ratio=1))
-    assert [layer.reason for layer in report.layers] == ["Conv1d is not supported, only Conv2d and Linear"]
+        compress(model, example_inputs=torch.zeros(1, 4, 9), ratio=2)
+    report = report_of(compress(model, example_inputs=torch.zeros(1, 4, 9), ratio=1))
+    assert [layer.reason for layer in report.layers] == ["depthwise convolution (groups=4)"]
     empty = report_of(compress(nn.ReLU(), example_inputs=torch.zeros(1, 3), ratio=1))
     assert str(empty).endswith("parameters 0 -> 0 (1.00x), MACs 0 -> 0 (1.00x)")
 
@@ -183,13 +183,14 @@ class Reasons(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.plain = nn.Conv2d(4, 4, 3, padding=1)
-        self.grouped = nn.Conv2d(4, 4, 3, padding=1, groups=2)
+        self.plain = nn.Conv2d(4, 4, 5, padding=2)
+        self.depthwise = nn.Conv2d(4, 4, 3, padding=1, groups=4)
+        self.grouped = nn.ConvTranspose2d(4, 4, 3, padding=1, groups=2)
+        self.offset = nn.ConvTranspose2d(4, 4, 3, padding=2, dilation=2, output_padding=1)
         self.reflecting = nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")
         self.unreached = nn.Conv2d(4, 4, 3)
         self.nan = nn.Conv2d(4, 4, 1)
         self.tiny = nn.Conv2d(4, 1, 1)
-        self.line = nn.Conv1d(4, 4, 1)
         self.pruned = prune_smallest(nn.Linear(4, 4), "weight", 0.5)
         self.normed = parametrizations.weight_norm(nn.Linear(4, 4))
         self.leaf = Leaf(4, 4)
@@ -201,9 +202,8 @@ class Reasons(nn.Module):
             self.nan.weight[0, 0] = math.nan
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.reflecting(self.grouped(self.plain(x)))
+        x = self.reflecting(self.offset(self.grouped(self.depthwise(self.plain(x)))))
         y = self.nan(x).mean((2, 3)) + self.tiny(x).mean((2, 3))
-        y = self.line(y.unsqueeze(-1)).squeeze(-1)
         y = self.leaf(self.normed(self.pruned(y)))
         z: Tensor = self.compressed(self.twin(self.tied(y)))
         return z
@@ -211,12 +211,13 @@ class Reasons(nn.Module):
 
 REASONS = {
     "plain": None,
-    "grouped": "grouped convolution (groups=2)",
+    "depthwise": "depthwise convolution (groups=4)",
+    "grouped": "grouped transposed convolution (groups=2)",
+    "offset": "output_padding=(1, 1) is not below stride=(1, 1)",
     "reflecting": "padding_mode='reflect', only 'zeros' is supported",
     "unreached": "not reached by the forward pass",
     "nan": "the weight holds NaN or infinity",
     "tiny": "no two-factor structure is smaller",
-    "line": "Conv1d is not supported, only Conv2d and Linear",
     "pruned": "the weight is computed from other parameters (weight_norm, pruning)",
     "normed": "ParametrizedLinear is a subclass whose forward may differ",
     "leaf": "Leaf is a subclass whose forward may differ",

@@ -289,7 +289,7 @@ def test_representations() -> None:
     conv = KroneckerConv2d(6, 8, 3, 2, "valid", bias=False, structure=GENERAL)
     assert repr(conv).startswith(
         "KroneckerConv2d(\n  6, 8, kernel_size=(3, 3), stride=(2, 2), padding=valid, dilation=(1, 1), "
-        "bias=False, structure='2x3x3x1[r] * 4x2x1x3[r]; r=2'"
+        "groups=1, bias=False, structure='2x3x3x1[r] * 4x2x1x3[r]; r=2'"
     )
     linear = KroneckerLinear(6, 8, structure="2x3 * 4x2")
     assert "in_features=6, out_features=8, bias=True, structure='2x3 * 4x2'" in repr(linear)
@@ -307,15 +307,23 @@ def test_torch_export_traces_the_layer(dynamic: bool) -> None:
 @pytest.mark.parametrize(
     ("arguments", "kind", "message"),
     [
+        ({"groups": 2}, StructureError, "is 8x6x3x3, but the weight is 8x3x3x3"),
+        ({"groups": 4}, StructureError, "groups=4 must divide both 6 input and 8 output channels"),
+        ({"groups": 3}, StructureError, "groups=3 must divide both 6 input and 8 output channels"),
         (
-            {"groups": 2},
-            UnsupportedError,
-            "KroneckerConv2d has groups=1 and padding_mode='zeros', got groups=2, padding_mode='zeros'",
+            {"groups": 4, "in_channels": 8, "out_channels": 12, "structure": "3x1x3x1 * 4x2x1x3"},
+            StructureError,
+            "3x1x3x1 * 4x2x1x3: the first extents of the factors do not split off the groups: ",
         ),
         (
             {"padding_mode": "reflect"},
             UnsupportedError,
-            "KroneckerConv2d has groups=1 and padding_mode='zeros', got groups=1, padding_mode='reflect'",
+            "KroneckerConv2d has padding_mode='zeros' only, got padding_mode='reflect'",
+        ),
+        (
+            {"kernel_size": (3, 3, 3)},
+            StructureError,
+            "KroneckerConv2d takes an int or 2 of them, got (3, 3, 3)",
         ),
         (
             {"kernel_size": 5},
@@ -350,8 +358,8 @@ def test_what_cannot_be_a_linear_layer() -> None:
     [
         ((1, 5, 9, 9), "input of shape (1, 5, 9, 9): expected 6 channels, got 5"),
         ((5, 9, 9), "input of shape (1, 5, 9, 9): expected 6 channels, got 5"),
-        ((6, 9), "expected (N, C, H, W) or (C, H, W), got (6, 9)"),
-        ((1, 1, 6, 9, 9), "expected (N, C, H, W) or (C, H, W), got (1, 1, 6, 9, 9)"),
+        ((6, 9), "expected 2 axes behind (N, C) or (C,), got (6, 9)"),
+        ((1, 1, 6, 9, 9), "expected 2 axes behind (N, C) or (C,), got (1, 1, 6, 9, 9)"),
         ((1, 6, 9, 2), "input of size 9x2 is smaller than the dilated kernel 3x3"),
     ],
 )
@@ -381,9 +389,7 @@ def test_a_rank_above_the_bound() -> None:
         KroneckerConv2d.from_dense(nn.Conv2d(6, 8, 3), "2x3x3x1[r] * 4x2x1x3[r]; r=19")
 
 
-def test_grouped_and_reflecting_layers_are_refused() -> None:
-    with pytest.raises(UnsupportedError, match="got groups=2"):
-        KroneckerConv2d.from_dense(nn.Conv2d(12, 8, 3, groups=2), GENERAL)
+def test_reflecting_layers_are_refused() -> None:
     with pytest.raises(UnsupportedError, match="padding_mode='circular'"):
         KroneckerConv2d.from_dense(nn.Conv2d(6, 8, 3, padding=1, padding_mode="circular"), GENERAL)
 

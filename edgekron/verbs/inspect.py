@@ -104,7 +104,6 @@ def inspect(
 
 
 def _checkpoint(path: Path, factory: str | None, allow_pickle: bool) -> CheckpointReport:
-
     from edgekron.checkpoint import read_checkpoint
     from edgekron.layers import LAYERS, KroneckerLayer, dense_weight
     from edgekron.network import parameters
@@ -118,7 +117,7 @@ def _checkpoint(path: Path, factory: str | None, allow_pickle: bool) -> Checkpoi
                 str(module.structure),
                 module.structure.parameters,
             )
-        elif type(module) in LAYERS:
+        elif isinstance(module, tuple(LAYERS)):
             weight = dense_weight(module)
             shape, text, count = tuple(weight.shape), "dense", weight.numel()
         else:

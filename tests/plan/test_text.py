@@ -5,6 +5,7 @@ After a change that is meant to alter plans: ``python tests/plan/test_text.py``,
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,18 @@ LAYERS: dict[str, tuple[str, Convolution, bool]] = {
         Convolution((8, 28, 28), (3, 3, 3), (1, 1, 1), ((1, 1),) * 3, (1, 1, 1)),
         False,
     ),
+    "time together with space": (
+        "16x8x3x3x1[r] * 4x8x1x1x3[r]; r=2",
+        Convolution((8, 28, 28), (3, 3, 3), (1, 1, 1), ((1, 1),) * 3, (1, 1, 1)),
+        True,
+    ),
+    "grouped": ("8x8x1x1[r] * 32x8x3x3[r]; r=2", replace(square(28, 3), groups=4), True),
+    "transposed, upsampling": (
+        "16x8x2x1[r] * 4x8x2x4[r]; r=2",
+        replace(square(28, 4, 2), padding=((1, 1), (1, 1)), transposed=True),
+        True,
+    ),
+    "linear sekron": ("32x16[a] * 8x8[a,b] * 8x8[a,b]; a=2, b=2", LINEAR, True),
 }
 
 
