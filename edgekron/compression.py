@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgekron.decomposition import Factors, decompose, kronecker_to_tensor, one_thread
-from edgekron.errors import EdgekronError, UnsupportedError, UsageError
+from edgekron.errors import EdgekronError, StructureError, UnsupportedError, UsageError
 from edgekron.layers import LAYERS, KroneckerLayer, dense_weight
 from edgekron.network import (
     Inputs,
@@ -28,6 +28,7 @@ from edgekron.network import (
     replace_module,
     structure_macs,
 )
+from edgekron.plan import group_digits
 from edgekron.progress import Progress, silent
 from edgekron.selection.candidates import (
     Candidates,
@@ -223,6 +224,10 @@ def _given(
             raise UnsupportedError(f"layer '{name}' cannot be compressed: {reasons[name]}")
         structure = Structure.parse(value) if isinstance(value, str) else value
         structure.require_shape(_weight(uses[name]).shape, f"weight of layer '{name}'")
+        try:
+            group_digits(structure, groups_of(uses[name].module))
+        except StructureError as error:
+            raise StructureError(f"layer '{name}': {error}") from None
         chosen[name] = structure
     return chosen
 

@@ -400,7 +400,9 @@ def dense_weight(layer: nn.Module) -> Tensor:
     """The weight of a dense or compressed layer as (F, C/groups, K..), output channels first."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
-    return weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else weight
+    if isinstance(layer, nn.ConvTranspose2d):  # torch's is (C, F/groups, K..)
+        return weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
+    return weight
 
 
 def explicit_padding(

@@ -10,18 +10,17 @@ import numpy as np
 import torch
 from hypothesis import Phase, settings
 from torch import Tensor, nn
-from torch.nn import functional
 
 from edgekron.decomposition import Factors, kronecker_to_tensor
 from edgekron.layers import KroneckerConv2d, KroneckerLinear
 from edgekron.lowered import LoweredLayer
 from edgekron.plan import Plan
 from edgekron.structure import Structure
+from tests.oracles import dense_layer
 from tests.strategies import Array, random_factors
 
 CONVERTING = settings(max_examples=10, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 """For properties of converted files: an example costs seconds, so none is shrunk."""
-_CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,8 @@ class Branch:
 
     @property
     def input(self) -> Tensor:
-        shape = (self.batch, self.plan.structure.weight_shape[1], *self.plan.convolution.size)
+        channels = self.plan.structure.weight_shape[1] * self.plan.convolution.groups
+        shape = (self.batch, channels, *self.plan.convolution.size)
         return torch.from_numpy(np.random.default_rng(2).standard_normal(shape)).float()
 
     def layer(self) -> LoweredLayer:
@@ -52,15 +52,9 @@ class Branch:
 
     def expected(self) -> Array:
         """The dense layer of torch in float64: the weight is formed, no plan is involved."""
-        weight = kronecker_to_tensor(self.factors).double()
-        bias = None if self.bias_values is None else self.bias_values.double()
-        geometry = self.plan.convolution
-        x = self.input.double()
-        if not geometry.axes:
-            return functional.linear(x, weight, bias).numpy()
-        x = functional.pad(x, [n for pair in reversed(geometry.padding) for n in pair])
-        y: Tensor = _CONVOLUTIONS[geometry.axes](x, weight, bias, geometry.stride, 0, geometry.dilation)
-        return y.numpy()
+        weight = kronecker_to_tensor(self.factors).double().numpy()
+        bias = None if self.bias_values is None else self.bias_values.double().numpy()
+        return dense_layer(weight, self.plan.convolution, self.input.double().numpy(), bias)
 
 
 class Branches(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgekron.errors import UsageError
-from edgekron.layers import KroneckerConv2d, KroneckerLinear
+from edgekron.layers import KroneckerConv2d, KroneckerConvTranspose2d, KroneckerLinear, dense_weight
 from edgekron.network import (
     as_inputs,
     dense_macs,
@@ -63,10 +63,16 @@ def test_macs_are_those_torch_counts(batch: int) -> None:
         assert macs(model, images) == counted_macs(model, images)
 
 
-def test_macs_of_one_and_three_axes() -> None:
+def test_macs_of_other_convolutions() -> None:
     stack = nn.Sequential(nn.Conv1d(4, 6, 3, 2, padding=1, dilation=2), nn.Flatten(), nn.Linear(6 * 5, 7))
     x = torch.zeros(2, 4, 11)
     assert macs(stack, x) == counted_macs(stack, x)
+    up = nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2)
+    image = torch.zeros(2, 4, 5, 6)
+    assert macs(up, image) == counted_macs(up, image) == 4 * 3 * 9 * 30
+    assert dense_weight(up).shape == (6, 2, 3, 3)
+    grouped = nn.Conv2d(4, 6, 3, groups=2)
+    assert macs(grouped, image) == counted_macs(grouped, image) == 6 * 2 * 9 * 12
     volume = nn.Conv3d(2, 4, (1, 3, 3), padding="same", groups=2)
     y = torch.zeros(1, 2, 4, 5, 6)
     assert macs(volume, y) == counted_macs(volume, y) == 4 * 1 * 9 * 120
@@ -172,6 +178,14 @@ def test_geometry_of_dense_layers(padding: Any) -> None:
     assert layer_convolution(nn.Linear(2, 3), ()) == Convolution((), (), (), (), ())
     compressed = KroneckerConv2d(3, 4, (3, 4), 1, padding, (2, 1), structure=Structure.dense((4, 3, 3, 4)))
     assert layer_convolution(compressed, size) == convolution
+
+
+def test_geometry_of_a_transposed_layer() -> None:
+    up = nn.ConvTranspose2d(3, 4, (3, 4), (2, 3), (1, 0), (1, 2), dilation=(2, 1))
+    convolution = layer_convolution(up, (5, 4))
+    assert convolution.out == up(torch.zeros(1, 3, 5, 4)).shape[2:]
+    compressed = KroneckerConvTranspose2d.like(up, Structure.dense((4, 3, 3, 4)))
+    assert layer_convolution(compressed, (5, 4)) == convolution
 
 
 @pytest.mark.parametrize("given", [torch.zeros(2), (torch.zeros(2),), [torch.zeros(2)]])

@@ -119,9 +119,7 @@ def test_each_step_starts_from_what_the_last_one_left(
         assert step.convolution.size == size
         assert step.convolution.kernel == factors[step.factor].shape[2:]
         state, size = set(step.state), step.convolution.out
-    assert state == kept | {
-        f"f{k}" for k, factor in enumerate(factors) if factor.shape[0] > split[k]
-    }
+    assert state == kept | {f"f{k}" for k, factor in enumerate(factors) if factor.shape[0] > split[k]}
     assert size == convolution.out
 
 
@@ -184,7 +182,9 @@ def test_stride_and_padding_of_a_pointwise_layer_come_first() -> None:
 def test_groups_are_leading_digits() -> None:
     structure = Structure.parse("2x1x1x1[a] * 6x2x3x1[a,b] * 2x3x1x3[b]; a=2, b=3")
     expected = {1: (1, 1, 1), 2: (2, 1, 1), 4: (2, 2, 1), 6: (2, 3, 1), 12: (2, 6, 1), 24: (2, 6, 2)}
-    assert {groups: group_digits(structure, groups) for groups in (1, *possible_groups(structure))} == expected
+    assert {
+        groups: group_digits(structure, groups) for groups in (1, *possible_groups(structure))
+    } == expected
     grouped = replace(same(9, 3), groups=6)
     first, middle, last = contractions(structure, grouped, (0, 1, 2))
     assert (first.groups, first.contracted, first.created) == (("g0",), (), ("[a]",))
