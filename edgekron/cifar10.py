@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekron.errors import UsageError
+from edgekron.files import read_whole
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -28,15 +29,18 @@ def load(folder: Path) -> tuple[Images, Labels]:
     """
     binary, compact = folder / "test_batch.bin", folder / "test_batch.mxz"
     if binary.is_file():
-        data = np.frombuffer(binary.read_bytes(), np.uint8)
+        data = np.frombuffer(read_whole(binary), np.uint8)
         if not data.size or data.size % _RECORD:
             raise UsageError(f"{binary}: {data.size} bytes are not a number of CIFAR-10 records of {_RECORD}")
         records = data.reshape(-1, _RECORD)
         images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         return np.ascontiguousarray(images), records[:, 0].astype(np.int64)
     if compact.is_file():
-        digits = compact.with_name("test_batch.labels.txt").read_text().strip()
-        return _decode(compact), np.array([int(digit) for digit in digits], np.int64)
+        pixels, names = _decode(compact), folder / "test_batch.labels.txt"
+        digits = read_whole(names).strip()
+        if not digits.isdigit() or len(digits) != len(pixels):
+            raise UsageError(f"{names}: expected one digit for each of {len(pixels)} images")
+        return pixels, np.array([int(digit) for digit in digits.decode()], np.int64)
     raise UsageError(
         f"{folder} holds no test_batch.bin: unpack the binary version of CIFAR-10 there and name its folder"
     )
@@ -51,15 +55,18 @@ def normalise(images: Images) -> NDArray[np.float32]:
 
 def _decode(path: Path) -> Images:
     """The .mxz format: planes G, R-G, B-G, median-edge predicted, residuals modulo 256 in xz streams."""
-    data = path.read_bytes()
-    if data[:4] != b"MXZ1":
-        raise UsageError(f"{path}: not an .mxz file")
-    count, *lengths = (int(n) for n in np.frombuffer(data, "<u4", 4, 4))
-    offset, planes = 20, list[NDArray[Any]]()
-    for length in lengths:
-        raw = np.frombuffer(lzma.decompress(data[offset : offset + length]), np.uint8)
-        residual = raw.reshape(count, 32, 32).transpose(1, 2, 0).astype(np.int16)
-        offset += length
+    data, residuals = read_whole(path), list[NDArray[Any]]()
+    try:
+        if data[:4] != b"MXZ1":
+            raise ValueError(data[:4])
+        count, *lengths = (int(n) for n in np.frombuffer(data, "<u4", 4, 4))
+        for offset, length in zip(20 + np.cumsum([0, *lengths[:2]]), lengths, strict=True):
+            raw = np.frombuffer(lzma.decompress(data[offset : offset + length]), np.uint8)
+            residuals.append(raw.reshape(count, 32, 32).transpose(1, 2, 0).astype(np.int16))
+    except (ValueError, lzma.LZMAError) as error:
+        raise UsageError(f"{path}: not an .mxz file, or a damaged one") from error
+    planes = list[NDArray[Any]]()
+    for residual in residuals:
         base = planes[0] if planes else np.zeros((32, 32, count), np.int16)
         seen = np.zeros((33, 33, count), np.int16)  # predicted signal, with a border of zeros
         value = np.zeros((32, 32, count), np.int16)

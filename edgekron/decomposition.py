@@ -1,147 +1,154 @@
-"""Decompose: weight -> factors, the error of every rank at once, and factors -> weight."""
+"""Decompose: weight -> factors of a structure, by the method that its pattern asks for."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import chain
+from typing import assert_never
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from edgekron.errors import StructureError, UnsupportedError, UsageError
+from edgekron.als import Sweep, alternate, random_start
+from edgekron.balance import balance
+from edgekron.classical import classical_values
+from edgekron.errors import StructureError, UsageError
+from edgekron.factors import Factors as Factors
+from edgekron.factors import kronecker_to_tensor as kronecker_to_tensor
+from edgekron.factors import merge as merge
+from edgekron.factors import pad_ranks as pad_ranks
+from edgekron.factors import rearrange as rearrange
+from edgekron.progress import Progress, silent
+from edgekron.sekron import nested_svd
 from edgekron.structure import Structure
+from edgekron.svd import one_thread as one_thread
+from edgekron.svd import squared_errors as squared_errors
+
+BUDGET = 20_000_000_000
+"""Multiplications of all sweeps together, where the caller does not say how many sweeps."""
+
+_MOST, _LEAST = 500, 20
+_ROUNDS = 5
+"""Of orthogonal iteration before the polish: each is worth many sweeps, and costs as much."""
 
 
-@dataclass(frozen=True, eq=False)
-class Factors:
-    """A structure with its values: tensors[k] has shape ``structure.value_shape(k)``."""
+def decompose(
+    weight: Tensor,
+    structure: Structure,
+    *,
+    polish: bool = True,
+    seed: int = 0,
+    iterations: int | None = None,
+    tolerance: float = 1e-6,
+    progress: Progress = silent,
+) -> Factors:
+    """Factors of the given structure near to the weight in the Frobenius norm.
 
-    structure: Structure
-    tensors: tuple[Tensor, ...]
+    By `structure.pattern`:
 
-    def __post_init__(self) -> None:
-        shapes = [tuple(tensor.shape) for tensor in self.tensors]
-        expected = [self.structure.value_shape(k) for k in range(len(self.structure.factors))]
-        if shapes != expected:
-            raise StructureError(f"{self.structure}: factors of shape {expected} expected, got {shapes}")
+    * gkpd, and any other two factors: the truncated SVD of the rearranged weight, optimal;
+    * sekron: nested SVDs (`sekron.nested_svd`);
+    * cp, tt, tr, tucker: tensorly's parafac, TT-SVD, TR-SVD and higher-order orthogonal iteration;
+    * other: alternating least squares from random factors.
 
+    Three factors and more are then polished by alternating least squares, which never raises the
+    error. At the end the norms of all factors are equal for every value of every rank label they
+    share. Computed in float64 on the CPU; returned in the type and on the device of the weight.
+    Deterministic.
 
-def kronecker_to_tensor(factors: Factors) -> Tensor:
-    """The weight the factors stand for, shape (F, C, K_1..K_d). Differentiable.
+    weight: (F, C, K_1..K_d); polish: False for the error that `tree_errors` predicts; seed: of
+    random values; iterations: sweeps at most, by default as many as fit into 2·10^10 multiplications,
+    500 at most; tolerance: stop when a sweep lowers ``‖W − Ŵ‖²`` by less than this part of it.
 
-    >>> a, b = torch.randn(1, 2, 3), torch.randn(1, 4, 5)
-    >>> w = kronecker_to_tensor(Factors(Structure.gkpd((2, 3), (4, 5), 1), (a, b)))
-    >>> torch.allclose(w, torch.kron(a[0], b[0]))
-    True
-    """
-    return merge(factors, [range(len(factors.tensors))]).tensors[0]
-
-
-def merge(factors: Factors, groups: Sequence[Sequence[int]]) -> Factors:
-    """Densify runs of adjacent factors, as ``Structure.merge`` says. Differentiable."""
-    structure = factors.structure.merge(groups)
-    tensors = []
-    for index, group in enumerate(groups):
-        equation = factors.structure.merge_equation(group, structure.factors[index].labels)
-        product = torch.einsum(equation, *(factors.tensors[k] for k in group))
-        tensors.append(product.reshape(structure.value_shape(index)))
-    return Factors(structure, tuple(tensors))
-
-
-def pad_ranks(factors: Factors, ranks: Mapping[str, int]) -> Factors:
-    """The same weight with larger ranks: zero terms are added. Differentiable."""
-    structure = factors.structure.resize(ranks)
-    tensors = []
-    for factor, tensor in zip(structure.factors, factors.tensors, strict=True):
-        missing = [ranks[label] - factors.structure.sizes[label] for label in factor.labels]
-        ends = [0, 0] * len(factor.shape) + [n for label in reversed(missing) for n in (0, label)]
-        tensors.append(functional.pad(tensor, ends) if any(missing) else tensor)
-    return Factors(structure, tuple(tensors))
-
-
-def rearrange(weight: Tensor, shapes: Sequence[Sequence[int]]) -> Tensor:
-    """Weight (F, C, K_1..K_d) -> S-way tensor whose k-th mode runs over the entries of factor k.
-
-    shapes: the factor shapes, most significant first. A sum of Kronecker products of these shapes
-    becomes the same sum of outer products (Van Loan and Pitsianis 1993; GKPD, section 3.2).
-    """
-    digits = list(zip(*shapes, strict=True))
-    split = weight.reshape([n for row in digits for n in row])
-    count, ways = len(shapes), len(digits)
-    split = split.permute([axis * count + k for k in range(count) for axis in range(ways)])
-    return split.reshape([math.prod(shape) for shape in shapes])
-
-
-def squared_errors(weight: Tensor, first: Sequence[int], *, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Smallest possible ``‖W − Σ_{r≤R} A_r ⊗ B_r‖²`` for every rank R, for one shape of A.
-
-    weight: (F, C, K_1..K_d); first: the shape of A, which divides the weight's; dtype: of the
-    computation. Returns min(|A|, |B|) + 1 values, from R = 0 (``‖W‖²``) to full rank (0): the
-    tail sums of the eigenvalues of the smaller Gram matrix (Eckart and Young).
-    """
-    second = [n // k for n, k in zip(weight.shape, first, strict=True)]
-    values = torch.linalg.eigvalsh(_gram(rearrange(weight.detach().to(dtype), [first, second])))
-    tails = values.to(torch.float64).clamp_(min=0).cumsum(0)  # ascending: smallest first
-    return torch.cat([tails.flip(0), tails.new_zeros(1)])
-
-
-def decompose(weight: Tensor, structure: Structure) -> Factors:
-    """The factors of the given structure nearest to the weight in the Frobenius norm.
-
-    weight: (F, C, K_1..K_d). For two factors that share one label the result is optimal: the
-    truncated SVD of the rearranged weight, each term split into factors of equal norm. Computed in
-    float64, returned in the weight's type.
-
-    Raises StructureError if the structure does not fit the weight or asks for a rank above
-    min(|A|, |B|), UsageError for NaN or infinity, UnsupportedError for other label patterns.
+    Raises StructureError if the structure does not fit the weight or a rank is above its bound
+    (`Structure.rank_bounds`), UsageError for NaN or infinity or iterations below 1.
     """
     structure.require_shape(weight.shape)
     weight = weight.detach()
     if not torch.isfinite(weight).all():
         raise UsageError(f"{structure}: the weight holds NaN or infinity")
+    if iterations is not None and iterations < 1:
+        raise UsageError(f"iterations must be at least 1, got {iterations}; polish=False for none")
+    require_ranks(structure)
     if len(structure.factors) == 1:
         return Factors(structure, (weight.clone(),))
-    labels = set(chain.from_iterable(factor.labels for factor in structure.factors))
-    if len(structure.factors) != 2 or len(labels) > 1:
-        raise UnsupportedError(
-            f"{structure}: only two factors that share one label (GKPD) can be decomposed so far"
-        )
-    rank = math.prod(structure.sizes.values())
-    matrix = rearrange(weight.to(torch.float64), [factor.shape for factor in structure.factors])
-    if rank > min(matrix.shape):
-        raise StructureError(
-            f"{structure}: rank {rank} is above the bound min(|A|, |B|) = {min(matrix.shape)}"
-        )
-    # Orthonormal U of the smaller side; U Uᵀ M is the truncated SVD without dividing by σ.
-    wide = matrix.shape[0] <= matrix.shape[1]
-    matrix = matrix if wide else matrix.T
+    tensor = rearrange(weight.to("cpu", torch.float64), [factor.shape for factor in structure.factors])
+    scale = torch.ldexp(tensor.new_ones(()), tensor.abs().max().frexp().exponent)  # keeps squares in range
     with one_thread():
-        basis = torch.linalg.eigh(_gram(matrix)).eigenvectors.flip(1)[:, :rank].T  # (R, smaller)
-    terms = basis @ matrix  # (R, larger): σ_r v_r
-    split = terms.norm(dim=1, keepdim=True).sqrt()
-    pair = basis * split, terms / split.clamp(min=torch.finfo(torch.float64).tiny)
-    tensors = (
-        values.reshape(structure.value_shape(k)).to(weight.dtype)
-        for k, values in enumerate(pair if wide else pair[::-1])
-    )
+        first, *others = _values(tensor / scale, structure, polish, seed, iterations, tolerance, progress)
+        values = balance(structure, [first * scale, *others])
+    tensors = (value.reshape(structure.value_shape(k)).to(weight) for k, value in enumerate(values))
     return Factors(structure, tuple(tensors))
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one thread: its symmetric eigenvalue solver was seen ten times slower on two."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+def require_ranks(structure: Structure) -> None:
+    """Raise StructureError if a rank is above its bound."""
+    if len(structure.factors) == 2:
+        rank, bound = math.prod(structure.sizes.values()), min(structure.entries)
+        if rank > bound:
+            raise StructureError(f"{structure}: rank {rank} is above the bound min(|A|, |B|) = {bound}")
+        return
+    for label, bound in structure.rank_bounds.items():
+        if structure.sizes[label] > bound:
+            raise StructureError(
+                f"{structure}: rank {label}={structure.sizes[label]} is above its bound {bound}, "
+                f"given |A_k| = {', '.join(map(str, structure.entries))} and the other ranks"
+            )
 
 
-def _gram(matrix: Tensor) -> Tensor:
-    """The smaller of ``M Mᵀ`` and ``Mᵀ M``."""
-    return matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+def _values(
+    tensor: Tensor,
+    structure: Structure,
+    polish: bool,
+    seed: int,
+    iterations: int | None,
+    tolerance: float,
+    progress: Progress,
+) -> list[Tensor]:
+    """Values (label sizes.., |A_k|) of every factor, not yet balanced."""
+    if not tensor.any():
+        return [torch.zeros_like(value) for value in random_start(structure, seed)]
+    if len(structure.factors) == 2:
+        values = nested_svd(tensor, [math.prod(structure.sizes.values())])
+        return [_arrange(structure, k, value, tuple(structure.sizes)) for k, value in enumerate(values)]
+    affordable = min(_MOST, BUDGET // Sweep(structure).macs)
+    start = _start(tensor, structure, polish, seed, iterations or max(_LEAST, affordable), tolerance)
+    if start is not None and not polish:
+        return start
+    if start is None or structure.pattern == "cp":  # nothing, or little more than a guess
+        affordable = max(_LEAST, affordable)
+    return alternate(
+        tensor,
+        structure,
+        start or random_start(structure, seed),
+        iterations=iterations or affordable,
+        tolerance=tolerance,
+        progress=progress,
+    )
+
+
+def _start(
+    tensor: Tensor, structure: Structure, polish: bool, seed: int, iterations: int, tolerance: float
+) -> list[Tensor] | None:
+    """Values by the method of the pattern; None where there is none but alternating least squares."""
+    match structure.pattern:
+        case "sekron":
+            labels = tuple(sorted(structure.sizes, key=lambda label: structure.carriers[label]))
+            values = nested_svd(tensor, [structure.sizes[label] for label in labels])
+            return [_arrange(structure, k, value, labels[: k + 1]) for k, value in enumerate(values)]
+        case "cp" | "tt" | "tr" | "tucker":
+            rounds = iterations
+            if structure.pattern == "cp" and polish:
+                rounds = 0  # a sweep of parafac is the same as one of the polish, up to ten times slower
+            elif structure.pattern == "tucker":
+                rounds = min(iterations, _ROUNDS) if polish else 0
+            return classical_values(tensor, structure, iterations=rounds, tolerance=tolerance, seed=seed)
+        case "dense" | "gkpd" | "other":
+            return None
+        case never:
+            assert_never(never)
+
+
+def _arrange(structure: Structure, index: int, value: Tensor, labels: tuple[str, ...]) -> Tensor:
+    """Values of one factor, their labels (one axis for all, or one each) in the order of the structure."""
+    split = value.reshape(*(structure.sizes[label] for label in labels), -1)
+    return split.permute(*(labels.index(label) for label in structure.factors[index].labels), -1)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from edgekron import patterns
 from edgekron.errors import StructureError
 
 _FACTOR = re.compile(r"\s*(\d+(?:x\d+)+)\s*(?:\[\s*([^\]]*?)\s*\])?\s*")
@@ -122,6 +123,74 @@ class Structure:
         """The weight itself: one factor without labels."""
         return Structure((Factor(tuple(shape)),))
 
+    @staticmethod
+    def sekron(shapes: Sequence[Sequence[int]], ranks: Sequence[int]) -> Structure:
+        """Factor k carries r1..rk, the last r1..r(S-1) (SeKron, arXiv 2210.06299, section 3).
+
+        shapes: (f, c, k_1..k_d) of the S factors; ranks: r1..r(S-1).
+
+        >>> print(Structure.sekron([(4, 2), (2, 4), (2, 2)], [3, 2]))
+        4x2[r1] * 2x4[r1,r2] * 2x2[r1,r2]; r1=3, r2=2
+        """
+        return _named("sekron", shapes, patterns.sekron_labels(len(shapes)), ranks)
+
+    @staticmethod
+    def cp(shapes: Sequence[Sequence[int]], rank: int) -> Structure:
+        """Every factor carries r (Kolda and Bader 2009, section 3; Lebedev et al., arXiv 1412.6553).
+
+        shapes: (f, c, k_1..k_d) of the factors, for the classical ones see `classical_shapes`.
+
+        >>> print(Structure.cp(Structure.classical_shapes((8, 6, 3)), 4))
+        8x1x1[r] * 1x6x1[r] * 1x1x3[r]; r=4
+        """
+        return _named("cp", shapes, patterns.cp_labels(len(shapes)), [rank])
+
+    @staticmethod
+    def tt(shapes: Sequence[Sequence[int]], ranks: Sequence[int]) -> Structure:
+        """Tensor-Train: neighbours share a label (Oseledets 2011; Garipov et al., arXiv 1611.03214).
+
+        shapes: (f, c, k_1..k_d) of the S factors; ranks: a1..a(S-1).
+
+        >>> print(Structure.tt([(4, 2), (2, 4), (2, 2)], [3, 2]))
+        4x2[a1] * 2x4[a1,a2] * 2x2[a2]; a1=3, a2=2
+        """
+        return _named("tt", shapes, patterns.tt_labels(len(shapes)), ranks)
+
+    @staticmethod
+    def tr(shapes: Sequence[Sequence[int]], ranks: Sequence[int]) -> Structure:
+        """Tensor-Ring: a train whose ends share a label (Zhao et al., arXiv 1606.05535, section 3).
+
+        shapes: (f, c, k_1..k_d) of the S factors; ranks: a0..a(S-1).
+
+        >>> print(Structure.tr([(4, 2), (2, 4), (2, 2)], [3, 2, 2]))
+        4x2[a0,a1] * 2x4[a1,a2] * 2x2[a2,a0]; a0=3, a1=2, a2=2
+        """
+        return _named("tr", shapes, patterns.tr_labels(len(shapes)), ranks)
+
+    @staticmethod
+    def tucker(shapes: Sequence[Sequence[int]], ranks: Sequence[int], core: Sequence[int]) -> Structure:
+        """Factor k carries p_k, a last factor, the core, all of them (Kim et al., arXiv 1511.06530).
+
+        shapes: (f, c, k_1..k_d) of the factors; ranks: one for each; core: the shape of the core.
+        Tucker-2 has the shapes (F, 1, 1, 1) and (1, C, 1, 1) and the core (1, 1, Kh, Kw); full
+        Tucker has the classical shapes and a core of ones.
+
+        >>> print(Structure.tucker([(8, 1, 1), (1, 6, 1)], [3, 2], (1, 1, 3)))
+        8x1x1[p1] * 1x6x1[p2] * 1x1x3[p1,p2]; p1=3, p2=2
+        """
+        labels = patterns.tucker_labels(len(shapes) + 1, len(shapes))
+        return _named("tucker", [*shapes, core], labels, ranks)
+
+    @staticmethod
+    def classical_shapes(weight_shape: Sequence[int]) -> list[tuple[int, ...]]:
+        """One factor per axis, as the classical decompositions have: (F, 1, ..), (1, C, 1, ..), ..
+
+        >>> Structure.classical_shapes((8, 6, 3, 3))
+        [(8, 1, 1, 1), (1, 6, 1, 1), (1, 1, 3, 1), (1, 1, 1, 3)]
+        """
+        axes = range(len(weight_shape))
+        return [tuple(n if axis == own else 1 for axis, n in enumerate(weight_shape)) for own in axes]
+
     def __str__(self) -> str:
         body = " * ".join(map(str, self.factors))
         return body + ("; " + ", ".join(f"{k}={v}" for k, v in self.ranks) if self.ranks else "")
@@ -135,6 +204,34 @@ class Structure:
     def weight_shape(self) -> tuple[int, ...]:
         """(F, C, K_1..K_d): the elementwise product of the factor shapes."""
         return tuple(math.prod(extents) for extents in zip(*(f.shape for f in self.factors), strict=True))
+
+    @cached_property
+    def carriers(self) -> Mapping[str, tuple[int, ...]]:
+        """Which factors carry each label."""
+        return patterns.carriers([factor.labels for factor in self.factors])
+
+    @cached_property
+    def pattern(self) -> patterns.Pattern:
+        """The name of the member of the family, from the labels alone; see `patterns.pattern_of`.
+
+        >>> Structure.parse("4x2[x] * 2x4[x,y] * 2x2[y]; x=3, y=2").pattern
+        'tt'
+        """
+        return patterns.pattern_of([factor.labels for factor in self.factors])
+
+    @property
+    def entries(self) -> tuple[int, ...]:
+        """|A_k|: entries of each factor, for one value of its labels."""
+        return tuple(math.prod(factor.shape) for factor in self.factors)
+
+    @cached_property
+    def rank_bounds(self) -> Mapping[str, int]:
+        """The largest useful size of every label; see `patterns.rank_bounds`.
+
+        >>> Structure.parse("4x2[a] * 2x4[a,b] * 2x2[a,b]; a=3, b=2").rank_bounds
+        {'a': 8, 'b': 4}
+        """
+        return patterns.rank_bounds([factor.labels for factor in self.factors], self.entries, self.sizes)
 
     def value_shape(self, index: int) -> tuple[int, ...]:
         """Shape of the values of one factor: (label sizes.., f, c, k_1..k_d)."""
@@ -197,3 +294,17 @@ class Structure:
         output = "".join(names[label] for label in labels)
         output += "".join("".join(column) for column in zip(*digits, strict=True))
         return ",".join(inputs) + "->" + output
+
+
+def _named(
+    name: patterns.Pattern, shapes: Sequence[Sequence[int]], rows: patterns.Rows, ranks: Sequence[int]
+) -> Structure:
+    """The structure of these shapes and labels; ranks: in the order in which the labels appear."""
+    labels = list(patterns.carriers(rows))
+    if len(ranks) != len(labels):
+        raise StructureError(
+            f"{name} of {len(rows)} factors has the {len(labels)} ranks {', '.join(labels)}, "
+            f"got {len(ranks)}: {list(ranks)}"
+        )
+    factors = tuple(Factor(tuple(shape), tuple(row)) for shape, row in zip(shapes, rows, strict=True))
+    return Structure(factors, tuple(zip(labels, ranks, strict=True)))

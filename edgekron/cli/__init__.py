@@ -54,7 +54,7 @@ def _edgekron(
 def main() -> None:
     """Run the command line; errors raised on purpose become one line and their exit code."""
     try:
-        app()
+        app(prog_name="edgekron")
     except EdgekronError as error:
         typer.secho(f"error: {' '.join(str(error).splitlines())}", fg="red", err=True)
         sys.exit(error.exit_code)

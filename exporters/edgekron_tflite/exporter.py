@@ -124,7 +124,10 @@ def _convert(
             converted.export(str(path))
             return path.read_bytes()
         except Exception as error:  # anything may come out of a converter
-            raise UnsupportedError(f"litert-torch cannot convert this network: {one_line(error)}") from error
+            hint = " (it may with a fixed batch: leave out --dynamic-batch)" if dynamic_batch else ""
+            raise UnsupportedError(
+                f"litert-torch cannot convert this network{hint}: {one_line(error)}"
+            ) from error
 
 
 def _check(names: list[str], transposes: int) -> tuple[str, ...]:

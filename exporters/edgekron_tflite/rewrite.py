@@ -4,7 +4,8 @@
   behind such a layer are moved in front of the permutation, batch norm among them (as a scale and a
   shift); a permutation that meets its inverse goes. What is left are the plans' own transposes.
 * ``mean`` over height and width, and global average pooling, are taken on the channels-last view,
-  which costs the converter no transpose.
+  which costs the converter no transpose; flattening what they give is left to them, since the
+  converter cannot reshape a batch of unknown size.
 * ``max_pool2d`` with padding becomes PADV2(-inf), which the XNNPACK delegate refuses and which
   splits the graph. Behind a ReLU nothing is below zero, so zero padding and an unpadded pool are
   exact, and PAD is delegated.
@@ -41,6 +42,7 @@ _ELEMENTWISE = {
     _aten.leaky_relu.default,
     _aten.leaky_relu_.default,
 }
+_FLATTENING = {_aten.flatten.using_ints, _aten.view.default, _aten.reshape.default}
 _LAST, _FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
@@ -51,6 +53,7 @@ def rewrite(module: fx.GraphModule) -> fx.GraphModule:
         _aten.mean.dim: _mean,
         _aten.adaptive_avg_pool2d.default: _global_pool,
         _aten.batch_norm.default: _batch_norm,
+        **dict.fromkeys(_FLATTENING, _flatten),
         _aten.slice.Tensor: _slice,
         _aten.constant_pad_nd.default: _pad,
         _aten.pad.default: _pad,
@@ -157,6 +160,17 @@ def _global_pool(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     return _spatial_mean(module.graph, node.args[0], keep=True) if set(size) == {1} else None
 
 
+def _flatten(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """(N, C, 1, 1) -> (N, C) behind a global mean: the mean drops the axes itself."""
+    pooled = cast(fx.Node, node.args[0])
+    mean, channels = _source(pooled, _FIRST, (-1, 1)), pooled.meta["val"].shape[1]
+    if mean is None or mean.target != _aten.mean.dim or mean.args[1:] != ([1, 2], True):
+        return None
+    if node.meta["val"].dim() != 2 or node.meta["val"].shape[1] != channels:
+        return None
+    return module.graph.call_function(_aten.mean.dim, (mean.args[0], [1, 2], False))
+
+
 def _spatial_mean(graph: fx.Graph, x: object, *, keep: bool) -> fx.Node:
     mean = graph.call_function(_aten.mean.dim, (_last(graph, x), [1, 2], keep))
     return _first(graph, mean) if keep else mean
@@ -165,10 +179,8 @@ def _spatial_mean(graph: fx.Graph, x: object, *, keep: bool) -> fx.Node:
 def _slice(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """x[.., start:end:step, ..]."""
     x, axis, *rest = node.args
-    last = _LAST.index(cast(int, axis) % 4)
-    return _first(
-        module.graph, module.graph.call_function(_aten.slice.Tensor, (_last(module.graph, x), last, *rest))
-    )
+    args = (_last(module.graph, x), _LAST.index(cast(int, axis) % 4), *rest)
+    return _first(module.graph, module.graph.call_function(_aten.slice.Tensor, args))
 
 
 def _pad(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
@@ -200,14 +212,19 @@ def _unpad_pool(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
 def _is_non_negative(node: fx.Node) -> bool:
     """Whether a node is the output of a ReLU, or of a clamp from 0 on, that nothing changes in place."""
     inner = _source(node, _FIRST, (-1, 1))
-    if any(map(_is_in_place, (*node.users, *(inner.users if inner is not None else ())))):
-        return False
     node = inner if inner is not None else node
+    if any(map(_is_changed_by, node.users)):
+        return False
     if node.target in _CLAMPS:
         low = node.args[1] if len(node.args) > 1 else None
         return isinstance(low, int | float) and low >= 0
     return node.target in _RELUS
 
 
-def _is_in_place(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+def _is_changed_by(user: fx.Node) -> bool:
+    """Whether an operator changes what it is given in place, itself or through a view."""
+    if not isinstance(user.target, torch._ops.OpOverload):
+        return False
+    schema = user.target._schema
+    is_view = any(result.alias_info is not None for result in schema.returns)
+    return schema.is_mutable or (is_view and any(map(_is_changed_by, user.users)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -26,7 +27,8 @@ class Apply(nn.Module):
         self.function = function
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
+        y: Tensor = self.function(x)
+        return y
 
 
 class Last(nn.Module):
@@ -52,7 +54,7 @@ def rewritten(model: nn.Module, x: Tensor | None = None, *, tolerance: float = 1
     """The rewritten graph; asserts that it computes what the model does."""
     x = samples(2, 4, 5, 6) if x is None else x
     expected = model(x.clone())
-    module = rewrite(torch.export.export(model, (x.clone(),)).module())  # type: ignore[arg-type]
+    module = rewrite(torch.export.export(model, (x.clone(),)).module())
     torch.testing.assert_close(module(x.clone()), expected, rtol=tolerance, atol=tolerance)
     module.graph.lint()
     return module
@@ -127,7 +129,7 @@ def test_a_residual_block_costs_no_transpose_inside(in_place: bool) -> None:
             self.norm = moments(nn.BatchNorm2d(4))
 
         def forward(self, x: Tensor) -> Tensor:
-            y = self.norm(self.second(F.relu(self.first(x))))
+            y: Tensor = self.norm(self.second(F.relu(self.first(x))))
             if in_place:
                 y += x
                 return y.relu_()
@@ -209,6 +211,76 @@ def test_other_adaptive_pooling_stays(size: int | tuple[int, int]) -> None:
     assert aten.mean.dim not in targets(rewritten(chain(nn.AdaptiveAvgPool2d(size))))
 
 
+FLATTENING: dict[str, Function] = {
+    "flatten": lambda x: x.flatten(1),
+    "flatten from the end": lambda x: x.flatten(-3, -1),
+    "view": lambda x: x.view(x.shape[0], -1),
+    "reshape": lambda x: x.reshape(-1, 4),
+}
+
+
+@pytest.mark.parametrize("name", FLATTENING)
+@pytest.mark.parametrize("pool", [nn.AdaptiveAvgPool2d(1), Apply(lambda x: x.mean((2, 3), keepdim=True))])
+def test_flattening_a_global_mean_is_left_to_the_mean(name: str, pool: nn.Module) -> None:
+    module = rewritten(chain(Last(), pool, FLATTENING[name]))
+    [mean] = [node for node in module.graph.nodes if node.target == aten.mean.dim]
+    assert mean.args[1:] == ([1, 2], False)
+    assert views(module) == 1
+    assert len(targets(module)) == 3
+
+
+OTHER_FLATTENING: dict[str, Function] = {
+    "not pooled": lambda x: x.flatten(1),
+    "pooled to more": lambda x: F.adaptive_avg_pool2d(x, 2).flatten(1),
+    "the batch too": lambda x: x.mean((2, 3), keepdim=True).flatten(),
+    "images side by side": lambda x: x.mean((2, 3), keepdim=True).reshape(1, 8),
+    "two axes": lambda x: x.mean((2, 3), keepdim=True).flatten(2),
+    "another mean": lambda x: x[:, :, :1, :1].mean(1, keepdim=True).flatten(1),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FLATTENING)
+def test_other_reshapes_stay(name: str) -> None:
+    module = rewritten(chain(OTHER_FLATTENING[name], lambda x: x * 2))
+    assert set(targets(module)) & {aten.flatten.using_ints, aten.reshape.default}
+
+
+SLICES: dict[str, Function] = {
+    "every other pixel": lambda x: x[:, :, ::2, ::2],
+    "channels": lambda x: x[:, 1:3],
+    "from the end": lambda x: x[:, :, -2:, :-1],
+    "rows of the batch": lambda x: x[:1],
+    "a negative axis": lambda x: torch.ops.aten.slice.Tensor(x, -1, 1, 4),
+}
+PADS: dict[str, Function] = {
+    "channels": lambda x: F.pad(x, (0, 0, 0, 0, 1, 2)),
+    "width": lambda x: F.pad(x, (1, 2)),
+    "rows and columns": lambda x: F.pad(x, (0, 1, 2, 3), value=-1.5),
+    "every axis": lambda x: F.pad(x, (1, 0, 0, 1, 2, 1, 0, 1)),
+    "cropped": lambda x: F.pad(x, (-1, 1, -2, 0)),
+    "an operator of torch.nn": nn.ConstantPad2d((1, 2, 0, 3), 0.75),
+}
+
+
+@pytest.mark.parametrize("name", [*SLICES, *PADS])
+def test_slices_and_constant_pads_are_taken_channels_last(name: str) -> None:
+    function = (SLICES | PADS)[name]
+    module = rewritten(chain(Last(), lambda x: function(x) * 2), tolerance=0)
+    assert views(module) == 2
+    rewritten(chain(function), tolerance=0)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_other_pads_stay(mode: str) -> None:
+    module = rewritten(chain(lambda x: F.pad(x, (1, 2, 1, 0), mode=mode)), tolerance=0)
+    assert not views(module)
+
+
+def test_slices_and_pads_of_rows_stay() -> None:
+    module = rewritten(chain(lambda x: F.pad(x[:, 1:], (1, 1))), samples(3, 4), tolerance=0)
+    assert not views(module)
+
+
 def pools(module: fx.GraphModule) -> list[list[int]]:
     """Padding of every max-pool."""
     defaults: list[list[int]] = [[], [], [0, 0]]
@@ -255,6 +327,12 @@ def mutated(x: Tensor) -> Tensor:
     return F.max_pool2d(y, 3, 2, 1)
 
 
+def mutated_slice(x: Tensor) -> Tensor:
+    y = F.relu(x)
+    y[:, 1:] -= 1
+    return F.max_pool2d(y, 3, 2, 1)
+
+
 NOT_ALLOWED: dict[str, nn.Module] = {
     "any values": chain(POOLS["usual"]),
     "below zero": chain(lambda x: x.clamp(-1, 1), POOLS["usual"]),
@@ -264,6 +342,8 @@ NOT_ALLOWED: dict[str, nn.Module] = {
     "shifted": chain(lambda x: F.relu(x) - 1, POOLS["usual"]),
     "changed in place": chain(mutated),
     "changed in place channels-last": chain(Last(), mutated),
+    "changed through a view": chain(mutated_slice),
+    "changed through a view channels-last": chain(Last(), mutated_slice),
     "rounded up": chain(nn.ReLU(), nn.MaxPool2d(2, 2, 1, ceil_mode=True)),
 }
 
@@ -302,6 +382,12 @@ def residual(x: Tensor) -> Tensor:
     return y
 
 
+def one_channel_changed(x: Tensor) -> Tensor:
+    y = F.relu(x)
+    y[:, 0] -= 1
+    return y
+
+
 PARTS: dict[str, Callable[[], nn.Module | Function]] = {
     "last": Last,
     "norm": lambda: moments(nn.BatchNorm2d(4)),
@@ -310,7 +396,10 @@ PARTS: dict[str, Callable[[], nn.Module | Function]] = {
     "gate": lambda: gate,
     "residual": lambda: residual,
     "width": lambda: lambda x: x - x.mean(3, keepdim=True),
-    **{name: (lambda part=part: part) for name, part in (ELEMENTWISE | IN_PLACE | NON_NEGATIVE).items()},
+    "strided": lambda: lambda x: F.pad(x[:, :, :, 1:], (0, 1)),
+    "cropped": lambda: lambda x: F.pad(x[:, 1:], (0, 0, 0, 0, 0, 1)),
+    "one channel changed": lambda: one_channel_changed,
+    **{name: partial(Apply, each) for name, each in (ELEMENTWISE | IN_PLACE | NON_NEGATIVE).items()},
 }
 
 

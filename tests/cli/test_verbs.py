@@ -1,0 +1,211 @@
+"""The verbs from end to end on a bundled network; every result as strict JSON; every help an example."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import edgekron
+from edgekron import bundled
+from edgekron.verbs.doctor import DoctorReport, Finding
+from tests.cli.conftest import Run
+
+VERBS = ("compress", "export", "verify", "bench", "inspect", "doctor", "demo")
+
+
+def strict(text: str) -> Any:
+    """Parse JSON; NaN and Infinity, which Python would take, are refused."""
+
+    def refuse(name: str) -> None:
+        raise ValueError(name)
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_compress_export_verify_bench_inspect(folder: Path, run: Run) -> None:
+    (folder / "resnet20.pt").write_bytes(bundled.RESNET20.read_bytes())
+    images = np.random.default_rng(0).standard_normal((1, 3, 32, 32))
+    np.savez(folder / "x.npz", input=images)
+
+    result = run("compress", "resnet20.pt", "--ratio", 3, "--json")
+    assert result.code == 0
+    compressed = strict(result.out)
+    assert compressed["ratio"] >= 3
+    assert compressed["path"] == "resnet20.kron.pt"
+    assert compressed["sha256"] == sha256(folder / "resnet20.kron.pt")
+    assert compressed["parameters"][0] == 269_722
+    assert "spectra" in result.err and result.errors == []
+
+    result = run("export", "resnet20.kron.pt", "-f", "onnx", "-f", "tflite", "--inputs", "x.npz", "--json")
+    assert result.code == 0
+    reports = strict(result.out)
+    paths = [folder / "resnet20.kron.onnx", folder / "resnet20.kron.tflite"]
+    for path, report in zip(paths, reports, strict=True):
+        manifest = report["manifest"]
+        assert (report["path"], report["sha256"], report["size"]) == (
+            path.name,
+            sha256(path),
+            path.stat().st_size,
+        )
+        assert manifest["source_sha256"] == compressed["sha256"]
+        assert manifest["factory"] == "edgekron.networks:resnet20"
+        assert manifest["parameters"][0] == 269_722
+        chosen = {layer["name"]: layer["structure"] for layer in compressed["layers"] if layer["structure"]}
+        assert {name: layer["structure"] for name, layer in manifest["layers"].items()} == chosen
+        assert report["parity"]["passed"] and len(report["parity"]["rows"]) == 4
+
+    for path in paths:
+        result = run("verify", path.name, "--reference", "resnet20.kron.pt", "--inputs", "x.npz", "--json")
+        assert result.code == 0
+        verified = strict(result.out)
+        assert verified["passed"] and verified["rows"][3]["input"] == "x.npz"
+        assert run("verify", path.name, "--reference", "resnet20.pt").code == 4
+
+    result = run("bench", *(path.name for path in paths), "--seconds", 0.05, "--json")
+    assert result.code == 0
+    measured = strict(result.out)
+    assert [each["name"] for each in measured["candidates"]] == [path.name for path in paths]
+    assert (measured["baseline"], measured["unit"]) == (paths[0].name, "ms")
+    assert all(min(each["samples"]) > 0 for each in measured["candidates"])
+
+    for name, kind in (
+        (paths[0].name, "artifact"),
+        (paths[1].name, "artifact"),
+        ("resnet20.kron.pt", "checkpoint"),
+    ):
+        result = run("inspect", name, "--json")
+        assert result.code == 0
+        assert strict(result.out)["kind"] == kind
+    assert {layer["name"]: layer["structure"] for layer in strict(result.out)["layers"]} == {
+        layer["name"]: layer["structure"] or "dense" for layer in compressed["layers"]
+    }
+    assert sorted(os.listdir(folder)) == [
+        *("networks_of_a_user.py", "resnet20.kron.onnx", "resnet20.kron.pt", "resnet20.kron.tflite"),
+        *("resnet20.pt", "state.pt", "x.npz"),
+    ]
+
+
+def test_texts_say_path_size_checksum_and_what_to_try_next(folder: Path, run: Run) -> None:
+    common = ("--factory", "networks_of_a_user:build", "--input-shape", "1x3x8x8")
+    (folder / "s.json").write_text('{"2": "16x1x3x1[r] * 1x16x1x3[r]; r=4"}')
+    result = run("compress", "state.pt", *common, "--structures", "s.json")
+    assert result.code == 0
+    lines = result.out.splitlines()
+    path = folder / "state.kron.pt"
+    assert lines[0].split() == ["layer", "weight", "structure", "error", "params", "MACs"]
+    assert "16x1x3x1[r] * 1x16x1x3[r]; r=4" in lines[2]
+    assert "dense: not named in structures=" in lines[1]
+    assert lines[-2] == f"state.kron.pt  {path.stat().st_size:,} bytes  sha256 {sha256(path)[:16]}"
+    assert lines[-1] == "next: edgekron export state.kron.pt --format onnx"
+
+    result = run("export", "state.kron.pt", "-f", "onnx", "--dynamic-batch", *common[:2])
+    assert result.code == 0
+    path = folder / "state.kron.onnx"
+    lines = result.out.splitlines()
+    assert lines[0] == f"state.kron.onnx  {path.stat().st_size:,} bytes  sha256 {sha256(path)[:16]}"
+    assert "parity passed: 6 compared" in lines[2]
+    assert lines[-1] == "next: edgekron bench state.kron.onnx"
+    assert result.err.splitlines() == [
+        "converting 0/3",
+        "verifying 1/3",
+        "writing 2/3",
+        "written 3/3",
+    ]
+
+    result = run("bench", "state.kron.onnx", "--seconds", 0)
+    assert result.out.splitlines()[0].split()[:3] == ["candidate", "median", "ms"]
+    assert "measuring 100/100" in result.err
+    result = run("verify", "state.kron.onnx", "--reference", "state.kron.pt", *common[:2])
+    assert result.out.splitlines()[-1].startswith("parity passed: 6 compared (atol=0, rtol=1e-05)")
+    result = run("inspect", "state.kron.onnx")
+    assert "16x1x3x1[r] * 1x16x1x3[r]; r=4" in result.out
+
+
+def test_a_program_of_torch_export_needs_no_factory(folder: Path, run: Run) -> None:
+    import networks_of_a_user  # type: ignore[import-not-found]
+
+    program = torch.export.export(networks_of_a_user.build().eval(), (torch.zeros(1, 3, 8, 8),))
+    torch.export.save(program, folder / "net.pt2")
+    result = run("compress", "net.pt2", "--ratio", 2, "-o", "small.pt", "--json")
+    assert result.code == 0
+    assert strict(result.out)["ratio"] >= 2
+    result = run("export", "small.pt", "-f", "onnx", "-f", "tflite", "--json")
+    assert result.code == 0
+    for report in strict(result.out):
+        assert report["manifest"]["factory"] is None
+        assert list(report["manifest"]["layers"]) == ["2"]
+
+
+def test_options_of_export(folder: Path, run: Run) -> None:
+    common = ("state.pt", "--factory", "networks_of_a_user:build", "--input-shape", "2,3,8,8", "--no-verify")
+    result = run("export", *common, "-o", "a.onnx", "--opset", 20, "--plan", "dense", "--json")
+    [report] = strict(result.out)
+    assert report["parity"] is None
+    assert report["manifest"]["options"] == {
+        "plan": "dense",
+        "opset": 20,
+        "dynamic_batch": False,
+        "layout": None,
+    }
+    assert report["manifest"]["inputs"] == [{"name": "input", "shape": [2, 3, 8, 8], "dtype": "float32"}]
+    result = run("export", *common, "-f", "onnx", "-f", "tflite", "--layout", "nchw", "--opset", 19, "--json")
+    onnx, tflite = (report["manifest"] for report in strict(result.out))
+    assert (onnx["options"]["opset"], onnx["layout"]) == (19, "nchw")
+    assert (tflite["options"]["opset"], tflite["layout"]) == (None, "nchw")
+
+
+def test_doctor(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run("doctor", "--json")
+    assert result.code == 0
+    assert strict(result.out)["healthy"] is True
+    sick = DoctorReport({"cpu": "x"}, (Finding("package onnx", "missing", "pip install 'edgekron[onnx]'"),))
+    monkeypatch.setattr("edgekron.verbs.doctor.doctor", lambda: sick)
+    result = run("doctor")
+    assert result.code == 2
+    assert "pip install 'edgekron[onnx]'" in result.out
+    assert result.err == ""
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_every_verb_has_an_example_and_every_option_a_text(verb: str, run: Run) -> None:
+    for flag in ("--help", "-h"):
+        result = run(verb, flag)
+        assert (result.code, result.err) == (0, "")
+        text = " ".join(result.out.split())
+        assert "--json" in text
+        if verb != "doctor":  # which has no arguments
+            assert re.search(rf"Examples? edgekron {verb} ", text)
+
+
+def test_help_lists_the_verbs_and_the_exit_codes(run: Run) -> None:
+    result = run("--help")
+    assert result.code == 0
+    assert [line.split()[1] for line in result.out.splitlines() if re.match(r"│ [a-z]+ {2,}\S", line)] == [
+        *VERBS
+    ]
+    text = " ".join(result.out.split())
+    assert "Exit codes: 0 ok, 1 internal error, 2 usage, 3 unsupported layer or operator" in text
+    assert "4 parity failed, 7 unsafe file refused" in text
+    assert "Usage: edgekron" in run().out
+
+
+def test_the_installed_command() -> None:
+    command = Path(sys.executable).with_name("edgekron")
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"edgekron {edgekron.__version__}\n"
+    done = subprocess.run([command, "inspect", "none.onnx"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: no such file: none.onnx\n")

@@ -1,0 +1,366 @@
+"""Export: a verified file with its manifest, or one error and nothing left behind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+import edgekron
+from edgekron.errors import EdgekronError, MissingExtraError, ParityError, UnsupportedError, UsageError
+from edgekron.exporter import Exported
+from edgekron.verbs.export import ExportReport, export
+from edgekron.verbs.open import open_artifact
+from edgekron_onnx.exporter import OnnxExporter
+from tests.samples import FOLDED, classifier, convolution, image
+
+WIDE = "64x1x3x1[r] * 1x64x1x3[r]; r=16"
+SOURCE = SimpleNamespace(factory="mynet:build", sha256="ab" * 32)
+
+
+def wide(*, bias: bool = True) -> nn.Sequential:
+    """A network whose compressed layers are worth it: (N, 64, 16, 16) to (N, 10)."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        convolution(WIDE, bias=bias),
+        nn.ReLU(),
+        convolution(WIDE, bias=bias, stride=2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(64, 10, bias=bias),
+    )
+
+
+def features(batch: int = 1) -> Tensor:
+    return torch.randn(batch, 64, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ExportReport]:
+    folder = tmp_path_factory.mktemp("exported")
+    return {
+        name: export(wide(), folder / f"m.{name}", example_inputs=features(), source=SOURCE)
+        for name in ("onnx", "tflite")
+    }
+
+
+@pytest.mark.parametrize("format", ["onnx", "tflite"])
+def test_the_report_describes_the_file(format: str, reports: dict[str, ExportReport]) -> None:
+    report = reports[format]
+    data = report.path.read_bytes()
+    assert (report.size, report.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    assert os.listdir(report.path.parent) and report.seconds > 0
+    assert open_artifact(report.path).manifest == report.manifest
+    text = str(report)
+    assert f"{report.path}  {report.size:,} bytes  sha256 {report.sha256[:16]}" in text
+    assert "parity passed: 3 compared" in text
+    content = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert (content["path"], content["sha256"]) == (str(report.path), report.sha256)
+    assert content["parity"]["passed"] is True
+    assert content["manifest"]["layers"]["0"]["structure"] == WIDE
+    assert content["manifest"]["ratio"] == report.manifest.ratio
+
+
+@pytest.mark.parametrize(("format", "layout"), [("onnx", "nchw"), ("tflite", "nhwc")])
+def test_the_manifest(format: str, layout: str, reports: dict[str, ExportReport]) -> None:
+    m = reports[format].manifest
+    assert (m.format, m.layout, m.outputs, m.producer) == (format, layout, ("output",), "edgekron")
+    assert m.version == edgekron.__version__
+    assert [asdict(i) for i in m.inputs] == [{"name": "input", "shape": (1, 64, 16, 16), "dtype": "float32"}]
+    assert (m.factory, m.source_sha256) == ("mynet:build", "ab" * 32)
+    assert {name: layer.structure for name, layer in m.layers.items()} == {"0": WIDE, "2": WIDE}
+    assert all(f"{WIDE} on 16x16 in {layout}" in layer.plan[0] for layer in m.layers.values())
+    assert [line.split()[0] for line in m.layers["0"].plan[1:]] == ["convolve", "convolve"]
+    assert "stride" in " ".join(m.layers["2"].plan)
+    assert m.options == {"plan": "auto", "opset": None, "dynamic_batch": False, "layout": None}
+    assert m.parity and m.parity["summary"] == reports[format].parity.summary()  # type: ignore[union-attr]
+    assert 0 < m.parity["max_abs_error"] <= 1e-5 * m.parity["range"]
+
+
+def test_parameters_and_macs_of_the_manifest(reports: dict[str, ExportReport]) -> None:
+    factors, head = 2 * 16 * 64 * 3, 64 * 10
+    dense = 64 * 64 * 9
+    biases = 64 + 64 + 10
+    m = reports["onnx"].manifest
+    assert m.parameters == (2 * dense + head + biases, 2 * factors + head + biases)
+    assert m.ratio == m.parameters[0] / m.parameters[1] > 5
+    first = 16 * 16 * factors
+    second = 16 * 64 * 3 * (16 * 8 + 8 * 8)  # the first step halves one axis only
+    assert m.macs[0] == dense * (16 * 16 + 8 * 8) + head
+    assert m.macs[1] == first + second + head
+
+
+def initializers(path: Path) -> int:
+    proto = onnx.load(path)
+    return sum(math.prod(t.dims) for t in proto.graph.initializer if t.data_type == onnx.TensorProto.FLOAT)
+
+
+def test_the_file_stores_as_many_numbers_as_it_says(reports: dict[str, ExportReport], tmp_path: Path) -> None:
+    report = reports["onnx"]
+    assert initializers(report.path) == report.manifest.parameters[1]
+    dense = export(wide(), tmp_path / "d.onnx", example_inputs=features(), plan="dense")
+    assert initializers(dense.path) == dense.manifest.parameters[1] == dense.manifest.parameters[0]
+    assert dense.manifest.macs[0] == dense.manifest.macs[1] == report.manifest.macs[0]
+    assert dense.manifest.options["plan"] == "dense"
+    assert dense.warnings == ()
+
+
+def test_layers_that_are_densified_are_told(tmp_path: Path) -> None:
+    report = export(classifier(), tmp_path / "m.onnx", example_inputs=image())
+    [warning] = report.warnings
+    assert warning == (
+        "kept 0 of 3 compressed layers; densified, since their factors would run slower: 3, 6, 10"
+    )
+    assert f"warning: {warning}" in str(report)
+
+
+def test_a_free_batch(tmp_path: Path) -> None:
+    report = export(classifier(), tmp_path / "m.onnx", example_inputs=image(), dynamic_batch=True)
+    assert report.manifest.inputs[0].shape == (-1, 3, 8, 8)
+    assert report.parity
+    assert [row.input for row in report.parity.rows] == [
+        f"seed {seed}, batch {batch}" for batch in (1, 4) for seed in range(3)
+    ]
+
+
+def test_a_network_without_parameters(tmp_path: Path) -> None:
+    report = export(nn.ReLU(), tmp_path / "m.onnx", example_inputs=torch.randn(2, 3))
+    assert (report.manifest.parameters, report.manifest.ratio) == ((0, 0), 1.0)
+    assert report.parity and report.parity.to_json()["rows"][0]["sqnr"] == "inf"
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_arrays_of_the_user_are_compared_too(tmp_path: Path) -> None:
+    np.savez(tmp_path / "mine.npz", image().numpy())
+    report = export(classifier(), tmp_path / "m.onnx", example_inputs=image(), inputs=[tmp_path / "mine.npz"])
+    assert report.parity
+    assert [row.input for row in report.parity.rows] == ["seed 0", "seed 1", "seed 2", "mine.npz"]
+
+
+def test_without_verification_no_runtime_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise MissingExtraError("runtime 'onnxruntime' needs the package 'onnxruntime': pip install ..")
+
+    monkeypatch.setattr("edgekron.plugins.runtime", missing)
+    report = export(classifier(), tmp_path / "m.onnx", example_inputs=image(), verify=False)
+    assert report.parity is None
+    assert report.manifest.parity is None
+    assert "parity not verified" in str(report)
+    assert report.to_json()["parity"] is None
+    started: list[str] = []
+    with pytest.raises(MissingExtraError, match="pip install"):
+        export(
+            classifier(),
+            tmp_path / "n.onnx",
+            example_inputs=image(),
+            progress=lambda what, done, total: started.append(what),
+        )
+    assert started == []
+    assert os.listdir(tmp_path) == ["m.onnx"]
+
+
+def test_progress(tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    export(
+        nn.ReLU(), tmp_path / "m.onnx", example_inputs=torch.ones(1, 2), progress=lambda *s: seen.append(s)
+    )
+    assert seen == [("converting", 0, 3), ("verifying", 1, 3), ("writing", 2, 3), ("written", 3, 3)]
+
+
+def test_force_and_other_suffixes(tmp_path: Path) -> None:
+    path = tmp_path / "network.bin"
+    path.write_bytes(b"old")
+    export(nn.ReLU(), path, example_inputs=torch.ones(1, 2), format="onnx", force=True)
+    assert onnx.load(path).graph.node[0].op_type == "Relu"
+    assert os.listdir(tmp_path) == ["network.bin"]
+
+
+# ---- what goes wrong
+
+
+def faulty(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
+    """From now on the ONNX exporter converts a changed network."""
+    right = OnnxExporter.export
+
+    def wrong(self: OnnxExporter, model: nn.Module, inputs: Any, options: Any) -> Exported:
+        return right(self, nn.Sequential(model, change).eval(), inputs, options)
+
+    monkeypatch.setattr(OnnxExporter, "export", wrong)
+
+
+class Slightly(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 1.001
+
+
+def test_other_outputs_are_refused_and_the_file_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faulty(monkeypatch, Slightly())
+    path = tmp_path / "m.onnx"
+    with pytest.raises(ParityError) as error:
+        export(classifier(), path, example_inputs=image())
+    message = str(error.value)
+    assert message.startswith(
+        "parity FAILED: 3 of 3 compared (atol=0, rtol=1e-05); worst: output 'output' on"
+    )
+    assert message.endswith(f"; the file is kept as {path}.failed")
+    assert os.listdir(tmp_path) == ["m.onnx.failed"]
+    kept = onnx.load(f"{path}.failed")
+    manifest = OnnxExporter().manifest(kept.SerializeToString())
+    assert manifest and manifest.parity is None
+    report = export(classifier(), path, example_inputs=image(), rtol=0.01)
+    assert report.parity and report.parity.passed
+
+
+def test_a_file_that_exists_survives_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    faulty(monkeypatch, Slightly())
+    (tmp_path / "m.onnx").write_bytes(b"old")
+    (tmp_path / "m.onnx.failed").write_bytes(b"older failure")
+    with pytest.raises(ParityError):
+        export(classifier(), tmp_path / "m.onnx", example_inputs=image(), force=True)
+    assert (tmp_path / "m.onnx").read_bytes() == b"old"
+    assert onnx.load(tmp_path / "m.onnx.failed").graph.node
+
+
+def test_outputs_of_another_shape_are_kept_as_failed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faulty(monkeypatch, nn.Flatten(0))
+    with pytest.raises(ParityError) as error:
+        export(classifier(), tmp_path / "m.onnx", example_inputs=image())
+    assert str(error.value) == (
+        "output 'output' on input 'seed 0' has shape (4,), the reference has shape (1, 4); "
+        f"the file is kept as {tmp_path}/m.onnx.failed"
+    )
+    assert os.listdir(tmp_path) == ["m.onnx.failed"]
+
+
+def test_wrong_weights_of_one_compressed_layer_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = edgekron.lowered.step_weights
+
+    def wrong(plan: Any, factors: Any) -> list[Tensor]:
+        weights = right(plan, factors)
+        weights[0] = weights[0].clone()
+        weights[0].view(-1)[0] += 0.01
+        return weights
+
+    monkeypatch.setattr("edgekron.lowered.step_weights", wrong)
+    with pytest.raises(ParityError, match="parity FAILED"):
+        export(convolution(FOLDED), tmp_path / "m.onnx", example_inputs=torch.randn(1, 8, 6, 6))
+
+
+def test_nan_never_passes(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    model.weight.data[0, 0] = math.nan
+    with pytest.raises(ParityError, match="2 NaN in the reference, 2 NaN in the output"):
+        export(nn.Sequential(model, nn.Linear(2, 2)), tmp_path / "m.onnx", example_inputs=torch.ones(1, 3))
+
+
+class Choosy(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1 if x.sum() > 0 else x - 1
+
+
+BAD: dict[str, tuple[type[EdgekronError], str, dict[str, Any]]] = {
+    "unknown format": (
+        UsageError,
+        "unknown format 'onx': known are onnx, tflite. Did you mean 'onnx'?",
+        {"format": "onx"},
+    ),
+    "no format": (
+        UsageError,
+        "{folder}/m.xyz: the suffix says no format; known are .onnx, .tflite.",
+        {"path": "m.xyz"},
+    ),
+    "nearly a format": (
+        UsageError,
+        "{folder}/m.onxx: the suffix says no format; known are .onnx, .tflite. Did you mean 'onnx'?",
+        {"path": "m.onxx"},
+    ),
+    "two formats": (
+        UsageError,
+        "{folder}/m.tflite: the suffix says tflite, but the format is onnx",
+        {"path": "m.tflite", "format": "onnx"},
+    ),
+    "exists": (UsageError, "{folder}/old.onnx exists; use --force to overwrite it", {"path": "old.onnx"}),
+    "no folder": (
+        UsageError,
+        "cannot write {folder}/no/m.onnx: no such folder: {folder}/no",
+        {"path": "no/m.onnx"},
+    ),
+    "below a file": (
+        UsageError,
+        "cannot write {folder}/old.onnx/m.onnx: {folder}/old.onnx is not a folder",
+        {"path": "old.onnx/m.onnx"},
+    ),
+    "shape": (
+        UsageError,
+        "the network does not accept inputs of shape 1x4x8x8: Given groups=1, weight of size [8, 3, 3, 3], "
+        "expected input[1, 4, 8, 8] to have 3 channels, but got 4 channels instead",
+        {"example_inputs": torch.ones(1, 4, 8, 8)},
+    ),
+    "no tensors": (
+        UsageError,
+        "example_inputs is a tensor or a tuple of tensors",
+        {"example_inputs": [1, 2]},
+    ),
+    "tolerance": (UsageError, "rtol=-1 is no tolerance: give a finite number >= 0", {"rtol": -1}),
+    "opset": (UsageError, "--opset 99: this version exports 18 to 23", {"opset": 99}),
+    "layout": (
+        UsageError,
+        "--layout nhwc is for TFLite; ONNX files keep PyTorch's nchw",
+        {"layout": "nhwc"},
+    ),
+    "arrays": (UsageError, "no such file: {folder}/none.npz", {"inputs": ["{folder}/none.npz"]}),
+    "arrays that do not fit": (
+        UsageError,
+        "x.npz: 'input' has shape 1x1, the network takes 1x3x8x8 (PyTorch's layout)",
+        {"inputs": ["{folder}/x.npz"]},
+    ),
+    "control flow": (UnsupportedError, "torch.onnx cannot export this network: ", {"model": Choosy()}),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_and_leaves_nothing(name: str, tmp_path: Path) -> None:
+    kind, message, options = BAD[name]
+    (tmp_path / "old.onnx").write_bytes(b"old")
+    np.savez(tmp_path / "x.npz", np.zeros((1, 1)))
+    given = {"model": classifier(), "path": "m.onnx", "example_inputs": image(), **options}
+    given["path"] = tmp_path / given["path"]
+    if "inputs" in given:
+        given["inputs"] = [each.format(folder=tmp_path) for each in given["inputs"]]
+    model, path = given.pop("model"), given.pop("path")
+    with pytest.raises(kind) as error:
+        export(model, path, **given)
+    assert type(error.value) is kind
+    assert str(error.value).startswith(message.format(folder=tmp_path))
+    assert "\n" not in str(error.value)
+    assert sorted(os.listdir(tmp_path)) == ["old.onnx", "x.npz"]
+    assert (tmp_path / "old.onnx").read_bytes() == b"old"
+
+
+def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    for place in ("edgekron.verbs.export._verify", "os.replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                export(nn.ReLU(), tmp_path / "m.onnx", example_inputs=torch.ones(1, 2))
+    assert os.listdir(tmp_path) == []
