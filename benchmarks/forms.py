@@ -58,19 +58,25 @@ def transpose(shape: tuple[int, ...], order: tuple[int, ...]) -> Callable[[], nn
     return lambda: Transpose(shape, order)
 
 
-def slope(format: str, make: Callable[[], nn.Module], shape: tuple[int, ...], args: argparse.Namespace) -> float:
+def slope(
+    format: str, make: Callable[[], nn.Module], shape: tuple[int, ...], args: argparse.Namespace
+) -> float:
     """ms per step."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{steps}.{format}" for steps in (SHORT, LONG)]
         for steps, path in zip((SHORT, LONG), paths, strict=True):
-            export(Chain(steps, make).eval(), path, example_inputs=torch.randn(shape), layout="nchw", rtol=1e-3)
+            export(
+                Chain(steps, make).eval(), path, example_inputs=torch.randn(shape), layout="nchw", rtol=1e-3
+            )
         report = bench(paths, threads=args.threads, seconds=args.seconds)
     short, long = (candidate.median for candidate in report.candidates)
     return (long - short) / (LONG - SHORT)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=2.0, help="of measurement for each figure")
     args = parser.parse_args()
@@ -81,7 +87,9 @@ def main() -> None:
         for channels, size in ((64, 56), (128, 28), (256, 14)):
             ms = slope(format, convolution(channels), (1, channels, size, size), args)
             macs = 9 * channels * channels * size * size
-            rows.append([format, f"convolution {channels} channels {size}x{size}", f"{macs / ms / 1e6:.0f} MACs/ns"])
+            rows.append(
+                [format, f"convolution {channels} channels {size}x{size}", f"{macs / ms / 1e6:.0f} MACs/ns"]
+            )
         ms = slope(format, convolution(8), (1, 8, 2, 2), args)
         rows.append([format, "operator (tiny convolution)", f"{1e3 * ms:.1f} us"])
         base = slope(format, transpose(flat, ()), flat, args)

@@ -26,7 +26,9 @@ from edgekron.table import table
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("state", type=Path)
     parser.add_argument("--ratios", type=float, nargs="+", default=[5, 10, 20])
     parser.add_argument("--max-factors", type=int, default=3)
@@ -45,10 +47,17 @@ def main() -> None:
             size = dense_weight(eligible[name].module).numel()
             for ratio in args.ratios:
                 errors = found.errors[found.parameters * ratio <= size]
-                best.setdefault((name, ratio), {})[method] = float(errors.min()) ** 0.5 if len(errors) else 1.0
+                best.setdefault((name, ratio), {})[method] = (
+                    float(errors.min()) ** 0.5 if len(errors) else 1.0
+                )
         print(f"{method}: {time.monotonic() - start:.0f} s", flush=True)
     rows = [
-        [name, f"{ratio:g}x", *(f"{errors[m]:.3f}" for m in [*methods, "auto"]), min(methods, key=errors.__getitem__)]
+        [
+            name,
+            f"{ratio:g}x",
+            *(f"{errors[m]:.3f}" for m in [*methods, "auto"]),
+            min(methods, key=errors.__getitem__),
+        ]
         for (name, ratio), errors in best.items()
     ]
     print(table(["layer", "ratio", *methods, "auto", "best"], rows, left=1))

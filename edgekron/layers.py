@@ -401,7 +401,9 @@ def dense_weight(layer: nn.Module) -> Tensor:
     weight = layer.weight
     assert isinstance(weight, Tensor)
     if isinstance(layer, nn.ConvTranspose2d):  # torch's is (C, F/groups, K..)
-        return weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
+        inputs, outputs, *kernel = weight.shape
+        grouped = weight.reshape(layer.groups, inputs // layer.groups, outputs, *kernel)
+        return grouped.transpose(1, 2).flatten(0, 1)
     return weight
 
 

@@ -18,7 +18,6 @@ from edgekron.plan import Convolution, least_macs
 from edgekron.structure import Structure
 
 Inputs = tuple[Tensor, ...]
-_DENSE: tuple[type[nn.Module], ...] = tuple(LAYERS)
 
 
 @dataclass
@@ -100,7 +99,7 @@ def layer_uses(model: nn.Module, example_inputs: Tensor | Inputs) -> dict[str, L
         return hook
 
     for name, module in model.named_modules():
-        if isinstance(module, (*_DENSE, KroneckerLayer)):
+        if has_weight(module):
             uses[name] = LayerUse(module, tied=any(owners[id(p)] > 1 for p in module.parameters()))
             hooks.append(module.register_forward_hook(record(uses[name]), with_kwargs=True))
     try:
@@ -111,6 +110,11 @@ def layer_uses(model: nn.Module, example_inputs: Tensor | Inputs) -> dict[str, L
     for use in uses.values():
         use.sizes = Counter({size: -(-count // batch) for size, count in use.sizes.items()})
     return uses
+
+
+def has_weight(module: nn.Module) -> bool:
+    """Whether a module is a convolution or linear layer, dense or compressed."""
+    return isinstance(module, (KroneckerLayer, *LAYERS))
 
 
 def layer_convolution(module: nn.Module, size: tuple[int, ...]) -> Convolution:

@@ -77,16 +77,18 @@ def _best(
     bias: bool,
     accept: Callable[[Plan], bool],
 ) -> Plan:
-    best: Plan | None = None
+    best: list[Plan] = []  # the last is the best so far
+
+    def limit() -> float:
+        return best[-1].cost if best else math.inf
+
     for order in sorted(orders, key=lambda order: order.least):
-        for plan in order.plans(
-            structure, convolution, layout, bias, limit=lambda: best.cost if best else math.inf
-        ):
-            if accept(plan) and (best is None or plan.cost < best.cost):
-                best = plan
-    if best is None:
+        for plan in order.plans(structure, convolution, layout, bias, limit):
+            if accept(plan) and plan.cost < limit():
+                best.append(plan)
+    if not best:
         raise LookupError(f"{structure} has no plan in {layout} that the format can hold")
-    return best
+    return best[-1]
 
 
 @dataclass(frozen=True)

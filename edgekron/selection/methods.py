@@ -147,7 +147,7 @@ def _widest(structure: Structure) -> dict[str, int]:
     """Bounds of the ranks that hold whatever the other ranks are."""
     entries, bounds = structure.entries, structure.rank_bounds
     if structure.pattern == "sekron":
-        return bounds
+        return dict(bounds)
     if structure.pattern == "tt":  # label k cuts the train behind factor k
         cuts = {label: math.prod(entries[: where[0] + 1]) for label, where in structure.carriers.items()}
         return {label: min(cut, math.prod(entries) // cut) for label, cut in cuts.items()}

@@ -105,8 +105,8 @@ def inspect(
 
 def _checkpoint(path: Path, factory: str | None, allow_pickle: bool) -> CheckpointReport:
     from edgekron.checkpoint import read_checkpoint
-    from edgekron.layers import LAYERS, KroneckerLayer, dense_weight
-    from edgekron.network import parameters
+    from edgekron.layers import KroneckerLayer, dense_weight
+    from edgekron.network import has_weight, parameters
 
     checkpoint = read_checkpoint(path, factory=factory, allow_pickle=allow_pickle)
     rows = []
@@ -117,7 +117,7 @@ def _checkpoint(path: Path, factory: str | None, allow_pickle: bool) -> Checkpoi
                 str(module.structure),
                 module.structure.parameters,
             )
-        elif isinstance(module, tuple(LAYERS)):
+        elif has_weight(module):
             weight = dense_weight(module)
             shape, text, count = tuple(weight.shape), "dense", weight.numel()
         else:
