@@ -297,9 +297,9 @@ def layer_candidates(
         result[name] = candidates(
             tuple(_weight(use).shape),
             spectra[name],
-            others[name],
             partial(structure_macs, use),
             layer_macs(use),
+            others[name],
         )
         progress("candidates", done, len(eligible))
     return result

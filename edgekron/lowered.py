@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import assert_never, cast
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional
 
 from edgekron.decomposition import Factors, merge, pad_ranks
 from edgekron.errors import UsageError
+from edgekron.plan.convolution import Convolution
 from edgekron.plan.steps import AddBias, Convolve, Layout, MatMul, Permute, Plan, View, Weight
 
 _CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
@@ -56,50 +58,58 @@ def execute(plan: Plan, weights: Sequence[Tensor], x: Tensor, bias: Tensor | Non
 
 
 def _convolve(step: Convolve, weight: Tensor, x: Tensor, bias: Tensor | None, layout: Layout) -> Tensor:
-    geometry, axes = step.convolution, step.convolution.axes
-    if layout == "nhwc":
-        x = x.movedim(-1, 1)
-    if not geometry.transposed and any(before != after for before, after in geometry.padding):
-        x = functional.pad(x, [n for pair in reversed(geometry.padding) for n in pair])
-        padding = (0,) * axes
-    else:
-        padding = tuple(before for before, _ in geometry.padding)
-    if geometry.transposed:
-        y = _spread(step, weight, x, bias, layout)
-    else:
-        convolve = _CONVOLUTIONS[axes]
-        y = convolve(x, weight, bias, geometry.stride, padding, geometry.dilation, step.groups)
-    return y.movedim(1, -1) if layout == "nhwc" else y
+    """Grouped convolution in a layout."""
+    if layout == "nchw":
+        return _operator(step.convolution, step.groups, weight, x, bias)
+    return _convertible(step.convolution, step.groups, weight, x.movedim(-1, 1), bias).movedim(1, -1)
 
 
-def _spread(step: Convolve, weight: Tensor, x: Tensor, bias: Tensor | None, layout: Layout) -> Tensor:
-    """A transposed convolution; torch wants (in, out per group, k..).
-
-    The converter to the channels-last format knows only symmetric cuts: there the cut is a step of its
-    own, and so is the bias, since zeros may be added behind.
-    """
-    geometry, groups = step.convolution, step.groups
-    out, inner, *kernel = weight.shape
-    weight = weight.reshape(groups, out // groups, inner, *kernel).transpose(1, 2)
-    weight = weight.reshape(groups * inner, out // groups, *kernel)
+def _operator(geometry: Convolution, groups: int, weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+    """torch's own operator; transposed it wants the weight as (in, out per group, k..)."""
     before = tuple(pair[0] for pair in geometry.padding)
-    extra = geometry.output_padding
-    cut = layout == "nhwc" and any(extra)
-    y = functional.conv_transpose2d(
-        x,
-        weight,
-        None if cut else bias,
-        geometry.stride,
-        (0,) * geometry.axes if cut else before,
-        (0,) * geometry.axes if cut else extra,
-        groups,
-        geometry.dilation,
-    )
-    if not cut:
-        return y
-    ends = [(-p, more - p) for p, more in zip(before, extra, strict=True)]
-    y = functional.pad(y, [n for pair in reversed(ends) for n in pair])
+    if geometry.transposed:
+        weight = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+        extra = geometry.output_padding
+        return functional.conv_transpose2d(
+            x, weight, bias, geometry.stride, before, extra, groups, geometry.dilation
+        )
+    if any(pair[0] != pair[1] for pair in geometry.padding):
+        x = functional.pad(x, [n for pair in reversed(geometry.padding) for n in pair])
+        before = (0,) * geometry.axes
+    convolve = _CONVOLUTIONS[geometry.axes]
+    return convolve(x, weight, bias, geometry.stride, before, geometry.dilation, groups)
+
+
+def _convertible(
+    geometry: Convolution, groups: int, weight: Tensor, x: Tensor, bias: Tensor | None
+) -> Tensor:
+    """The same in operators that the converter to the channels-last format understands.
+
+    It crashes on groups over three axes and takes some of transposed ones for a resize: each becomes
+    an operator of its own. The cut of a transposed one is a step of its own unless it is what TFLite
+    calls VALID or SAME, and so is the bias then, as zeros may be added behind.
+    """
+    if groups > 1 and (geometry.transposed or geometry.axes == 3):
+        biases = (None,) * groups if bias is None else bias.chunk(groups)
+        parts = zip(weight.chunk(groups), x.chunk(groups, 1), biases, strict=True)
+        return torch.cat([_convertible(geometry, 1, *part) for part in parts], 1)
+    if not geometry.transposed or _is_valid_or_same(geometry):
+        return _operator(geometry, groups, weight, x, bias)
+    zeros = (0,) * geometry.axes
+    whole = replace(geometry, padding=tuple(zip(zeros, zeros, strict=True)), output_padding=zeros)
+    ends = zip(geometry.padding, geometry.output_padding, strict=True)
+    cuts = [(-before, more - after) for (before, after), more in ends]
+    y = _operator(whole, groups, weight, x, None)
+    y = functional.pad(y, [n for pair in reversed(cuts) for n in pair])
     return y if bias is None else y + bias.reshape(-1, 1, 1)
+
+
+def _is_valid_or_same(geometry: Convolution) -> bool:
+    """Nothing cut and nothing added, or just what makes the output as large as input times stride."""
+    axes = list(zip(geometry.padding, geometry.kernel, geometry.stride, strict=True))
+    is_valid = all(pair == (0, 0) for pair, *_ in axes)
+    is_same = all(pair[0] == pair[1] and sum(pair) == k - s for pair, k, s in axes)
+    return not any(geometry.output_padding) and (is_valid or is_same)
 
 
 class LoweredLayer(nn.Module):

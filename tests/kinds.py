@@ -132,5 +132,3 @@ STRUCTURES: dict[str, dict[str, str]] = {
     },
 }
 CLIPS = torch.randn(2, 4, 4, 6, 6, generator=torch.Generator().manual_seed(0))
-
-

@@ -11,6 +11,8 @@ onnxruntime 1.31 and LiteRT 2.3:
   and 2.3 ns on onnxruntime where several axes move and the last is one of them;
 * a convolution on onnxruntime takes 1.3 times as long where a channel count is no multiple of 4, which
   its blocked kernels need;
+* a convolution over three axes takes 2 times as long for each multiplication on onnxruntime, 2 to 4
+  times on LiteRT, where no delegate ever takes it: there any other form is preferred;
 * below 1 us to start an operator; the figure here is larger, since small products do not reach full
   speed.
 """
@@ -27,6 +29,7 @@ TRANSPOSED_BLOCK = 150.0
 SCATTERED_ELEMENT = 300.0
 ALIGNMENT = 4
 UNALIGNED = 1.3
+VOLUME = {"nchw": 2.0, "nhwc": 1000.0}
 
 
 def permute_cost(order: tuple[int, ...], elements: int, *, block: int, scatters: bool) -> float:
@@ -53,11 +56,14 @@ def moves_one_axis(order: tuple[int, ...]) -> bool:
     return any(sorted(rest) == list(rest) for k in order if (rest := [x for x in order if x != k]))
 
 
-def product_cost(macs: int, elements: int, *, lanes: int = LANES, aligned: bool = True) -> float:
+def product_cost(
+    macs: int, elements: int, *, lanes: int = LANES, aligned: bool = True, slower: float = 1.0
+) -> float:
     """Cost of a convolution, matrix product or sum.
 
     elements: read and written; lanes: the extent that runs along the vector registers; aligned: the
-    channels are multiples of ALIGNMENT, or the runtime does not mind.
+    channels are multiples of ALIGNMENT, or the runtime does not mind; slower: times that a
+    multiplication takes longer than in a convolution over two axes.
     """
     filled = math.ceil(lanes / LANES) * LANES / lanes
-    return OPERATOR + macs * filled * (1.0 if aligned else UNALIGNED) + ELEMENT * elements
+    return OPERATOR + macs * filled * slower * (1.0 if aligned else UNALIGNED) + ELEMENT * elements

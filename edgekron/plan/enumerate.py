@@ -30,7 +30,7 @@ from edgekron.plan.contraction import (
     rank_indices,
 )
 from edgekron.plan.convolution import Convolution
-from edgekron.plan.cost import ALIGNMENT, permute_cost, product_cost
+from edgekron.plan.cost import ALIGNMENT, VOLUME, permute_cost, product_cost
 from edgekron.plan.steps import AddBias, Convolve, Layout, MatMul, Permute, Plan, Step, View, Weight
 from edgekron.structure import Structure
 
@@ -226,12 +226,14 @@ class _Partial:
                 lanes = step.weight.shape[0] // step.groups
         channels = step.weight.shape[:2] if isinstance(step, Convolve) and self.layout == "nchw" else ()
         aligned = all(n % ALIGNMENT == 0 for n in channels)
+        is_volume = isinstance(step, Convolve) and step.convolution.axes == 3
+        slower = VOLUME[self.layout] if is_volume else 1.0
+        moved = self.elements + after.elements
         return replace(
             after,
             shape=tuple(map(after.extent, groups)),
             steps=(*self.steps, step),
-            cost=self.cost
-            + product_cost(done.macs, self.elements + after.elements, lanes=lanes, aligned=aligned),
+            cost=self.cost + product_cost(done.macs, moved, lanes=lanes, aligned=aligned, slower=slower),
         )
 
     def weight(

@@ -80,14 +80,15 @@ class Found:
 def candidates(
     shape: tuple[int, ...],
     spectra: dict[tuple[int, ...], NDArray[np.float64]],
-    others: Sequence[Found],
     macs_of: Callable[[Structure], int],
     dense_macs: int,
+    others: Sequence[Found] = (),
 ) -> Candidates:
     """All structures that need fewer parameters and no more MACs than dense, Pareto-filtered.
 
-    spectra: of two factors, the relative error of every rank by shape of the first factor; others: of
-    more factors; macs_of: multiplications of a structure in this layer (linear in the rank of two).
+    spectra: of two factors, the relative error of every rank by shape of the first factor; macs_of:
+    multiplications of a structure in this layer (linear in the rank of two); others: structures of
+    more factors.
     """
     firsts, ranks, rows = list(spectra), [np.zeros((2, 0), int)], [np.zeros((3, 0))]
     for index, first in enumerate(firsts):

@@ -10,15 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from edgekron.compression import compress
-from edgekron.errors import UnsupportedError
 from edgekron.exporter import Exported, ExportOptions
-from edgekron.layers import KroneckerConvTranspose2d
-from edgekron.lower import PlanChoice
 from edgekron.plan.steps import Convolve
 from edgekron_tflite.exporter import TfliteExporter, _converts
 from edgekron_tflite.runtime import LiteRuntime
-from tests.kinds import CLIPS, KINDS, STRUCTURES, Kinds, plans_of_all_kinds
+from tests.kinds import KINDS, plans_of_all_kinds
 from tests.samples import Branch, Branches, relative_error
 
 EXPORTER = TfliteExporter()
@@ -47,5 +43,10 @@ def test_every_pattern_equals_torch(kind: str, tmp_path: Path) -> None:
         assert relative_error(branch.expected(), found) < 1e-5, str(branch.plan)
     names = operators(exported)
     whole = [b.plan for b in branches[::2] if len(b.plan.merges) == len(b.plan.structure.factors)]
-    volumes = [step for plan in whole for step in plan.steps if isinstance(step, Convolve) and step.convolution.axes == 3]
+    volumes = [
+        step
+        for plan in whole
+        for step in plan.steps
+        if isinstance(step, Convolve) and step.convolution.axes == 3
+    ]
     print(kind, {n: names.count(n) for n in set(names)}, exported.warnings, len(volumes))

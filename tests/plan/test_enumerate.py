@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekron.plan import Convolution, Layout, Plan, best_plan, dense_plan, evaluate, least_macs, plans
+from edgekron.plan import Convolution, Layout, best_plan, dense_plan, evaluate, least_macs, plans
 from edgekron.plan.steps import AddBias, Convolve, MatMul, Permute, View
 from edgekron.structure import Structure
 from tests.execution import LAYOUTS, check_plans, random_input, run_numpy, run_torch, torch_layer
