@@ -77,21 +77,20 @@ def structure(pattern: str, kind: str) -> Structure:
     return Structure(factors, tuple((label, 2 + k) for k, label in enumerate(used)))
 
 
-def plans_of_all_kinds(
-    layout: Layout, accept: Callable[[Plan], bool] = lambda plan: True
-) -> Iterator[tuple[str, Plan]]:
-    """For every pattern on every kind the cheapest plan on unmerged factors, and one other on factors."""
-    for kind, (_, convolution) in KINDS.items():
-        for pattern in PATTERNS:
-            found = [
-                plan
-                for plan in plans(structure(pattern, kind), convolution, layout, bias=True)
-                if not plan.is_dense and accept(plan)
-            ]
-            whole = [plan for plan in found if len(plan.merges) == len(plan.structure.factors)]
-            best = min(whole, key=lambda plan: plan.cost)
-            yield kind, best
-            yield kind, random.Random(f"{kind} {pattern}").choice([plan for plan in found if plan != best])
+def some_plans_of(
+    kind: str, layout: Layout, accept: Callable[[Plan], bool] = lambda plan: True
+) -> Iterator[Plan]:
+    """For every pattern the cheapest plan on unmerged factors, and one other that is not dense."""
+    for pattern in PATTERNS:
+        found = [
+            plan
+            for plan in plans(structure(pattern, kind), KINDS[kind][1], layout, bias=True)
+            if not plan.is_dense and accept(plan)
+        ]
+        whole = [plan for plan in found if len(plan.merges) == len(plan.structure.factors)]
+        best = min(whole, key=lambda plan: plan.cost)
+        yield best
+        yield random.Random(f"{kind} {pattern}").choice([plan for plan in found if plan != best])
 
 
 class Kinds(nn.Module):

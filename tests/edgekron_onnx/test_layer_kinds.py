@@ -13,11 +13,10 @@ from edgekron.exporter import ExportOptions
 from edgekron.lower import PlanChoice
 from edgekron_onnx.exporter import OnnxExporter
 from edgekron_onnx.runtime import OnnxRuntime
-from tests.kinds import CLIPS, KINDS, STRUCTURES, Kinds, plans_of_all_kinds
+from tests.kinds import CLIPS, KINDS, STRUCTURES, Kinds, some_plans_of
 from tests.samples import Branch, Branches, relative_error
 
 EXPORTER = OnnxExporter()
-PLANS = list(plans_of_all_kinds("nchw"))
 
 
 def run(data: bytes, inputs: tuple[torch.Tensor, ...], folder: Path) -> list[Any]:
@@ -28,7 +27,7 @@ def run(data: bytes, inputs: tuple[torch.Tensor, ...], folder: Path) -> list[Any
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_pattern_equals_torch(kind: str, tmp_path: Path) -> None:
-    branches = [Branch(plan, bias=True) for name, plan in PLANS if name == kind]
+    branches = [Branch(plan, bias=True) for plan in some_plans_of(kind, "nchw")]
     network = Branches(branches).eval()
     exported = EXPORTER.export(network, network.inputs, ExportOptions())
     for branch, found in zip(branches, run(exported.data, network.inputs, tmp_path), strict=True):
