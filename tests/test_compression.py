@@ -310,9 +310,9 @@ def test_given_structures() -> None:
             "layer '4': 2x12[r] * 3x9[r]; r=25: rank 25 is above the bound min(|A|, |B|) = 24",
         ),
         (
-            {"4": "2x12[r] * 3x3[r] * 1x3[r]; r=2"},
-            UnsupportedError,
-            "layer '4': 2x12[r] * 3x3[r] * 1x3[r]; r=2: only two factors that share one label (GKPD)",
+            {"4": "2x12[r] * 3x3[r] * 1x3[r]; r=28"},
+            StructureError,
+            "layer '4': 2x12[r] * 3x3[r] * 1x3[r]; r=28: rank r=28 is above its bound 27",
         ),
     ],
 )
