@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_EXHAUSTIVE = 6
+_EXHAUSTIVE = 5
 """Operands up to which every order is tried; numpy's greedy order above."""
 
 

@@ -110,20 +110,14 @@ def _values(
     if len(structure.factors) == 2:
         values = nested_svd(tensor, [math.prod(structure.sizes.values())])
         return [_arrange(structure, k, value, tuple(structure.sizes)) for k, value in enumerate(values)]
-    affordable = min(_MOST, BUDGET // Sweep(structure).macs)
-    start = _start(tensor, structure, polish, seed, iterations or max(_LEAST, affordable), tolerance)
-    if start is not None and not polish:
+    least = _LEAST if structure.pattern in ("cp", "other") else 0
+    sweeps = iterations or max(least, min(_MOST, BUDGET // Sweep(structure).macs))
+    start = _start(tensor, structure, polish, seed, sweeps, tolerance)
+    if start is None:  # as for a ring of ranks too large for TR-SVD
+        start, sweeps, polish = random_start(structure, seed), iterations or max(_LEAST, sweeps), True
+    if not polish:
         return start
-    if start is None or structure.pattern == "cp":  # nothing, or little more than a guess
-        affordable = max(_LEAST, affordable)
-    return alternate(
-        tensor,
-        structure,
-        start or random_start(structure, seed),
-        iterations=iterations or affordable,
-        tolerance=tolerance,
-        progress=progress,
-    )
+    return alternate(tensor, structure, start, iterations=sweeps, tolerance=tolerance, progress=progress)
 
 
 def _start(

@@ -221,6 +221,16 @@ def test_a_weight_of_zeros_has_factors_of_zeros() -> None:
             StructureError,
             "4x2[r] * 2x3[r]; r=7: rank 7 is above the bound min(|A|, |B|) = 6",
         ),
+        (
+            "4x1[r] * 1x3[r] * 2x2[r]; r=13",
+            StructureError,
+            "4x1[r] * 1x3[r] * 2x2[r]; r=13: rank r=13 is above its bound 12, given |A_k| = 4, 3, 4",
+        ),
+        (
+            "4x2[a,b] * 2x3[a,b]; a=2, b=4",
+            StructureError,
+            "4x2[a,b] * 2x3[a,b]; a=2, b=4: rank 8 is above the bound min(|A|, |B|) = 6",
+        ),
     ],
 )
 def test_what_cannot_be_decomposed(text: str, kind: type[Exception], message: str) -> None:

@@ -7,6 +7,7 @@ import tempfile
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")  # read at import
 
@@ -19,10 +20,15 @@ from edgekron.errors import UnsupportedError, UsageError
 from edgekron.exporter import Exported, ExportOptions, Operator
 from edgekron.lower import lower
 from edgekron.network import Inputs
+<<<<<<< HEAD
 from edgekron.plan import Layout, Plan
 from edgekron.plan.steps import Convolve, View
+=======
+from edgekron.plan import Layout
+>>>>>>> main
 from edgekron.quiet import quiet
 from edgekron.wording import one_line
+from edgekron_tflite.batch import THREE, TWO, free_batch
 from edgekron_tflite.flatbuffer import get_metadata, operators, pack, parse, rename, set_metadata
 from edgekron_tflite.rewrite import rewrite
 
@@ -46,8 +52,12 @@ class TfliteExporter:
         if options.opset is not None:
             raise UsageError("--opset is for ONNX; TFLite operators have versions of their own")
         layout: Layout = options.layout or "nhwc"
+<<<<<<< HEAD
         accept = partial(_converts, dynamic_batch=options.dynamic_batch)
         lowered, plans = lower(model, inputs, layout="nhwc", plan=options.plan, accept=accept)
+=======
+        lowered, plans = lower(model, inputs, layout="nhwc", plan=options.plan)
+>>>>>>> main
         images = [k for k, x in enumerate(inputs) if x.dim() == 4]
         with torch.no_grad():
             results = lowered(*inputs)
@@ -55,14 +65,12 @@ class TfliteExporter:
         image_results = [k for k, y in enumerate(results) if y.dim() == 4]
         names = tuple(f"input_{k}" for k in range(len(inputs))) if len(inputs) > 1 else ("input",)
         outputs = tuple(f"output_{k}" for k in range(len(results))) if len(results) > 1 else ("output",)
-        model_bytes = _convert(
-            lowered,
-            inputs,
-            images if layout == "nhwc" else [],
-            image_results if layout == "nhwc" else [],
-            options.dynamic_batch,
-        )
-        tree = parse(model_bytes)
+        last = (images, image_results) if layout == "nhwc" else ([], [])
+        if options.dynamic_batch:
+            tree = _convert(lowered, _repeated(inputs, TWO), *last)
+            free_batch(tree, _convert(lowered, _repeated(inputs, THREE), *last))
+        else:
+            tree = _convert(lowered, inputs, *last)
         rename(tree, names, outputs)
         transposes = sum(plan.permutes for choices in plans.values() for plan in choices)
         if layout == "nchw":
@@ -86,6 +94,7 @@ class TfliteExporter:
         return operators(parse(data))
 
 
+<<<<<<< HEAD
 def _converts(plan: Plan, *, dynamic_batch: bool) -> bool:
     """Whether litert-torch converts the plan's steps.
 
@@ -109,25 +118,28 @@ def _convert(
     if dynamic_batch:
         inputs = tuple(torch.cat([x, x]) for x in inputs)
     dynamic = tuple({0: batch} for _ in inputs) if dynamic_batch else None
+=======
+def _repeated(inputs: Inputs, batch: int) -> Inputs:
+    """The first image of each input, so many times."""
+    return tuple(torch.cat([x[:1]] * batch) for x in inputs)
+
+
+def _convert(model: nn.Module, inputs: Inputs, images: list[int], image_results: list[int]) -> Any:
+    """torch.export, our rewrites, litert-torch; the schema's object tree."""
+>>>>>>> main
     with quiet(), tempfile.TemporaryDirectory() as folder:
         try:
-            traced = rewrite(torch.export.export(model, inputs, dynamic_shapes=dynamic).module())
-            network: nn.Module = traced
+            network: nn.Module = rewrite(torch.export.export(model, inputs).module())
             if images or image_results:
-                network = litert_torch.to_channel_last_io(traced, args=images, outputs=image_results)
+                network = litert_torch.to_channel_last_io(network, args=images, outputs=image_results)
             samples = tuple(
                 x.permute(0, 2, 3, 1).contiguous() if k in images else x for k, x in enumerate(inputs)
             )
-            shapes = None if dynamic is None else (dynamic if network is traced else (dynamic,))
-            converted = litert_torch.convert(network, samples, dynamic_shapes=shapes)
             path = Path(folder) / "model.tflite"
-            converted.export(str(path))
-            return path.read_bytes()
+            litert_torch.convert(network, samples).export(str(path))
+            return parse(path.read_bytes())
         except Exception as error:  # anything may come out of a converter
-            hint = " (it may with a fixed batch: leave out --dynamic-batch)" if dynamic_batch else ""
-            raise UnsupportedError(
-                f"litert-torch cannot convert this network{hint}: {one_line(error)}"
-            ) from error
+            raise UnsupportedError(f"litert-torch cannot convert this network: {one_line(error)}") from error
 
 
 def _check(names: list[str], transposes: int) -> tuple[str, ...]:

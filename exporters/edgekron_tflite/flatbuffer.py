@@ -38,16 +38,22 @@ def _damage() -> Iterator[None]:
 def operators(model: Any) -> list[Operator]:
     """The operators of all subgraphs in order; a custom operator is named CUSTOM:name."""
     with _damage():
-        names = []
-        for code in model.operatorCodes:
-            builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
-            custom = code.customCode.decode() if code.customCode else None
-            names.append(f"CUSTOM:{custom}" if custom else _NAMES.get(builtin, f"BUILTIN_{builtin}"))
+        names = code_names(model)
         return [
             Operator(names[op.opcodeIndex], tuple(graph.tensors[t].name.decode() for t in op.outputs))
             for graph in model.subgraphs
             for op in graph.operators
         ]
+
+
+def code_names(model: Any) -> list[str]:
+    """The names that the operators' codes stand for."""
+    names = []
+    for code in model.operatorCodes:
+        builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
+        custom = code.customCode.decode() if code.customCode else None
+        names.append(f"CUSTOM:{custom}" if custom else _NAMES.get(builtin, f"BUILTIN_{builtin}"))
+    return names
 
 
 def get_metadata(model: Any, name: str) -> str | None:

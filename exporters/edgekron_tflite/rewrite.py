@@ -4,8 +4,7 @@
   behind such a layer are moved in front of the permutation, batch norm among them (as a scale and a
   shift); a permutation that meets its inverse goes. What is left are the plans' own transposes.
 * ``mean`` over height and width, and global average pooling, are taken on the channels-last view,
-  which costs the converter no transpose; flattening what they give is left to them, since the
-  converter cannot reshape a batch of unknown size.
+  which costs the converter no transpose.
 * ``max_pool2d`` with padding becomes PADV2(-inf), which the XNNPACK delegate refuses and which
   splits the graph. Behind a ReLU nothing is below zero, so zero padding and an unpadded pool are
   exact, and PAD is delegated.
@@ -42,7 +41,6 @@ _ELEMENTWISE = {
     _aten.leaky_relu.default,
     _aten.leaky_relu_.default,
 }
-_FLATTENING = {_aten.flatten.using_ints, _aten.view.default, _aten.reshape.default}
 _LAST, _FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
@@ -53,7 +51,6 @@ def rewrite(module: fx.GraphModule) -> fx.GraphModule:
         _aten.mean.dim: _mean,
         _aten.adaptive_avg_pool2d.default: _global_pool,
         _aten.batch_norm.default: _batch_norm,
-        **dict.fromkeys(_FLATTENING, _flatten),
         _aten.slice.Tensor: _slice,
         _aten.constant_pad_nd.default: _pad,
         _aten.pad.default: _pad,
@@ -158,17 +155,6 @@ def _global_pool(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """adaptive_avg_pool2d to one pixel."""
     size = cast("list[int]", node.args[1])
     return _spatial_mean(module.graph, node.args[0], keep=True) if set(size) == {1} else None
-
-
-def _flatten(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
-    """(N, C, 1, 1) -> (N, C) behind a global mean: the mean drops the axes itself."""
-    pooled = cast(fx.Node, node.args[0])
-    mean, channels = _source(pooled, _FIRST, (-1, 1)), pooled.meta["val"].shape[1]
-    if mean is None or mean.target != _aten.mean.dim or mean.args[1:] != ([1, 2], True):
-        return None
-    if node.meta["val"].dim() != 2 or node.meta["val"].shape[1] != channels:
-        return None
-    return module.graph.call_function(_aten.mean.dim, (mean.args[0], [1, 2], False))
 
 
 def _spatial_mean(graph: fx.Graph, x: object, *, keep: bool) -> fx.Node:

@@ -211,40 +211,6 @@ def test_other_adaptive_pooling_stays(size: int | tuple[int, int]) -> None:
     assert aten.mean.dim not in targets(rewritten(chain(nn.AdaptiveAvgPool2d(size))))
 
 
-FLATTENING: dict[str, Function] = {
-    "flatten": lambda x: x.flatten(1),
-    "flatten from the end": lambda x: x.flatten(-3, -1),
-    "view": lambda x: x.view(x.shape[0], -1),
-    "reshape": lambda x: x.reshape(-1, 4),
-}
-
-
-@pytest.mark.parametrize("name", FLATTENING)
-@pytest.mark.parametrize("pool", [nn.AdaptiveAvgPool2d(1), Apply(lambda x: x.mean((2, 3), keepdim=True))])
-def test_flattening_a_global_mean_is_left_to_the_mean(name: str, pool: nn.Module) -> None:
-    module = rewritten(chain(Last(), pool, FLATTENING[name]))
-    [mean] = [node for node in module.graph.nodes if node.target == aten.mean.dim]
-    assert mean.args[1:] == ([1, 2], False)
-    assert views(module) == 1
-    assert len(targets(module)) == 3
-
-
-OTHER_FLATTENING: dict[str, Function] = {
-    "not pooled": lambda x: x.flatten(1),
-    "pooled to more": lambda x: F.adaptive_avg_pool2d(x, 2).flatten(1),
-    "the batch too": lambda x: x.mean((2, 3), keepdim=True).flatten(),
-    "images side by side": lambda x: x.mean((2, 3), keepdim=True).reshape(1, 8),
-    "two axes": lambda x: x.mean((2, 3), keepdim=True).flatten(2),
-    "another mean": lambda x: x[:, :, :1, :1].mean(1, keepdim=True).flatten(1),
-}
-
-
-@pytest.mark.parametrize("name", OTHER_FLATTENING)
-def test_other_reshapes_stay(name: str) -> None:
-    module = rewritten(chain(OTHER_FLATTENING[name], lambda x: x * 2))
-    assert set(targets(module)) & {aten.flatten.using_ints, aten.reshape.default}
-
-
 SLICES: dict[str, Function] = {
     "every other pixel": lambda x: x[:, :, ::2, ::2],
     "channels": lambda x: x[:, 1:3],
