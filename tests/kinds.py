@@ -63,7 +63,7 @@ KINDS: dict[str, tuple[Shapes, Convolution]] = {
 
 
 def structure(pattern: str, kind: str) -> Structure:
-    """The pattern on the kind's factor shapes: two of three merged for GKPD, the classical ones for Tucker-2."""
+    """The pattern on the kind's factor shapes: two merged for GKPD, classical for Tucker-2."""
     shapes, labels = KINDS[kind][0], PATTERNS[pattern]
     outputs, inputs, *kernel = (math.prod(column) for column in zip(*shapes, strict=True))
     if pattern == "gkpd":

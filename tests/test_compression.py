@@ -310,14 +310,11 @@ def test_given_structures() -> None:
             StructureError,
             "layer '4': 2x12[r] * 3x9[r]; r=25: rank 25 is above the bound min(|A|, |B|) = 24",
         ),
-<<<<<<< HEAD
-=======
         (
             {"4": "2x12[r] * 3x3[r] * 1x3[r]; r=28"},
             StructureError,
             "layer '4': 2x12[r] * 3x3[r] * 1x3[r]; r=28: rank r=28 is above its bound 27",
         ),
->>>>>>> main
     ],
 )
 def test_structures_that_do_not_fit(structures: dict[str, str], kind: type[Exception], message: str) -> None:

@@ -366,7 +366,7 @@ def test_what_stays_dense_and_why(module: nn.Module, shape: tuple[int, ...], rea
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
-    yield tmp_path
+    return tmp_path
 
 
 @pytest.mark.parametrize("factors", STRUCTURES)

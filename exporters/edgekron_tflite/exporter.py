@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,8 @@ from edgekron.errors import UnsupportedError, UsageError
 from edgekron.exporter import Exported, ExportOptions, Operator
 from edgekron.lower import lower
 from edgekron.network import Inputs
-<<<<<<< HEAD
 from edgekron.plan import Layout, Plan
-from edgekron.plan.steps import Convolve, View
-=======
-from edgekron.plan import Layout
->>>>>>> main
+from edgekron.plan.steps import Convolve
 from edgekron.quiet import quiet
 from edgekron.wording import one_line
 from edgekron_tflite.batch import THREE, TWO, free_batch
@@ -52,12 +47,7 @@ class TfliteExporter:
         if options.opset is not None:
             raise UsageError("--opset is for ONNX; TFLite operators have versions of their own")
         layout: Layout = options.layout or "nhwc"
-<<<<<<< HEAD
-        accept = partial(_converts, dynamic_batch=options.dynamic_batch)
-        lowered, plans = lower(model, inputs, layout="nhwc", plan=options.plan, accept=accept)
-=======
-        lowered, plans = lower(model, inputs, layout="nhwc", plan=options.plan)
->>>>>>> main
+        lowered, plans = lower(model, inputs, layout="nhwc", plan=options.plan, accept=_converts)
         images = [k for k, x in enumerate(inputs) if x.dim() == 4]
         with torch.no_grad():
             results = lowered(*inputs)
@@ -94,31 +84,12 @@ class TfliteExporter:
         return operators(parse(data))
 
 
-<<<<<<< HEAD
-def _converts(plan: Plan, *, dynamic_batch: bool) -> bool:
-    """Whether litert-torch converts the plan's steps.
-
-    It cannot view a free batch together with pixels, as folded forms do, nor dilate a transposed
-    convolution that spreads its input.
-    """
-    steps = plan.steps
-    if dynamic_batch and any(isinstance(step, View) for step in steps):
-        return False
-    spreads = [
-        step.convolution for step in steps if isinstance(step, Convolve) and step.convolution.transposed
-    ]
-    return all(max(convolution.dilation) == 1 for convolution in spreads)
+def _converts(plan: Plan) -> bool:
+    """Whether litert-torch converts the plan: it cannot dilate a convolution that spreads its input."""
+    convolutions = [step.convolution for step in plan.steps if isinstance(step, Convolve)]
+    return all(max(each.dilation) == 1 for each in convolutions if each.transposed)
 
 
-def _convert(
-    model: nn.Module, inputs: Inputs, images: list[int], image_results: list[int], dynamic_batch: bool
-) -> bytes:
-    """torch.export, our rewrites, litert-torch."""
-    batch = torch.export.Dim("batch", min=1, max=4096)
-    if dynamic_batch:
-        inputs = tuple(torch.cat([x, x]) for x in inputs)
-    dynamic = tuple({0: batch} for _ in inputs) if dynamic_batch else None
-=======
 def _repeated(inputs: Inputs, batch: int) -> Inputs:
     """The first image of each input, so many times."""
     return tuple(torch.cat([x[:1]] * batch) for x in inputs)
@@ -126,7 +97,6 @@ def _repeated(inputs: Inputs, batch: int) -> Inputs:
 
 def _convert(model: nn.Module, inputs: Inputs, images: list[int], image_results: list[int]) -> Any:
     """torch.export, our rewrites, litert-torch; the schema's object tree."""
->>>>>>> main
     with quiet(), tempfile.TemporaryDirectory() as folder:
         try:
             network: nn.Module = rewrite(torch.export.export(model, inputs).module())

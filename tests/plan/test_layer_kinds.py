@@ -1,4 +1,4 @@
-"""Plans of every kind of layer, of two to four factors: equal to torch's operator and to loops over indices."""
+"""Plans of every kind of layer, two to four factors: equal to torch and to loops over indices."""
 
 from __future__ import annotations
 
