@@ -17,7 +17,7 @@ from edgekron.progress import Progress, silent
 from edgekron.structure import Structure
 
 RIDGE = 1e-12
-"""Of the diagonal of the normal equations: makes singular ones solvable, see `Update`."""
+"""Part of the diagonal of the normal equations that makes singular ones solvable; see `Update`."""
 
 WIDEST = 16384
 """Unknowns of one system of normal equations: 2 GiB."""
@@ -49,8 +49,8 @@ class Update:
     a Kronecker factor of G each (for TT: the train on the left and the one on the right), so each is
     solved on its own and G is never formed; nor is E, a Khatri-Rao product of the size of T and more.
 
-    The ridge is added to the *step* from the present values: minimising
-    ``‖T − E A‖² + λ ‖A − A_now‖²`` never increases the error, whatever λ is.
+    The ridge acts on the *step* from the present values: minimising ``‖T − E A‖² + λ ‖A − A_now‖²``
+    never increases the error, whatever λ is.
     """
 
     target: Contraction
@@ -61,8 +61,9 @@ class Update:
 
     @property
     def macs(self) -> int:
-        """Multiplications, those of the Cholesky factors and triangular solves included."""
-        solves = sum(g.width**3 // 3 + 3 * g.width * self.size for g in self.groups)
+        """Multiplications, those of the solver included (ten w³ for the eigenvectors of w unknowns)."""
+        cubes = 10 if sum(g.width > 1 for g in self.groups) > 1 else 1
+        solves = sum(cubes * g.width**3 + 3 * g.width * self.size for g in self.groups)
         return self.target.macs + sum(g.gram.macs for g in self.groups) + solves
 
     def __call__(self, tensor: Tensor, values: Sequence[Tensor], index: int) -> tuple[Tensor, float]:
@@ -257,19 +258,49 @@ def _each(matrices: Sequence[Tensor], apply: Callable[[Tensor, Tensor], Tensor],
     return value
 
 
-def _solve(triangle: Tensor, right: Tensor) -> Tensor:
+def _solve(grams: Sequence[Tensor], right: Tensor) -> Tensor:
+    """``(⊗ G_c + ridge)⁻¹`` applied to a tensor (n_1.., entries); the ridge is `RIDGE` of the diagonal.
+
+    One G by Cholesky. Several by eigenvectors, where the ridge can be added to the *products* of the
+    eigenvalues: a ridge on each would divide what is null in all of them, rounding, by `RIDGE` to the
+    power of their number (values of 10^13 were seen).
+    """
+    scales = [_safe(gram.diagonal().sqrt()) for gram in grams]
+    grams = [gram / scale / scale.unsqueeze(1) for gram, scale in zip(grams, scales, strict=True)]
+    right = _each(scales, _divide, right)
+    if sum(len(gram) > 1 for gram in grams) < 2:
+        right = _each([_cholesky(gram) for gram in grams], _substitute, right)
+    else:
+        values, vectors = zip(*(torch.linalg.eigh(gram) for gram in grams), strict=True)
+        right = _each([basis.mT for basis in vectors], torch.matmul, right)
+        weights = torch.ones(1, dtype=right.dtype)
+        for eigenvalues in values:
+            weights = weights.unsqueeze(-1) * eigenvalues.clamp(min=0)
+        right = _each(vectors, torch.matmul, right / (weights.reshape(*right.shape[:-1], 1) + RIDGE))
+    return _each(scales, _divide, right)
+
+
+def _safe(scale: Tensor) -> Tensor:
+    """One instead of zero."""
+    return torch.where(scale > 0, scale, 1.0)
+
+
+def _divide(scale: Tensor, right: Tensor) -> Tensor:
+    return right / scale.unsqueeze(1)
+
+
+def _substitute(triangle: Tensor, right: Tensor) -> Tensor:
     solution: Tensor = torch.cholesky_solve(right, triangle)
     return solution
 
 
 def _cholesky(gram: Tensor) -> Tensor:
     """Cholesky factor of a positive semidefinite matrix plus the smallest ridge that allows one."""
-    diagonal = gram.diagonal()
     triangle: Tensor
     ridge = RIDGE
     while True:
-        lifted = gram + torch.diag(torch.where(diagonal > 0, ridge * diagonal, 1.0))
+        lifted = gram + ridge * torch.eye(len(gram), dtype=gram.dtype)
         triangle, failed = torch.linalg.cholesky_ex(lifted)
-        if not failed:
+        if not failed or ridge > 1:  # a ridge that large is not enough for NaN only
             return triangle
         ridge *= 100

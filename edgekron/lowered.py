@@ -68,7 +68,9 @@ def _operator(geometry: Convolution, groups: int, weight: Tensor, x: Tensor, bia
     """torch's own operator; transposed it wants the weight as (in, out per group, k..)."""
     before = tuple(pair[0] for pair in geometry.padding)
     if geometry.transposed:
-        weight = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+        out, inner, *kernel = weight.shape
+        grouped = weight.reshape(groups, out // groups, inner, *kernel)
+        weight = grouped.transpose(1, 2).flatten(0, 1)
         extra = geometry.output_padding
         return functional.conv_transpose2d(
             x, weight, bias, geometry.stride, before, extra, groups, geometry.dilation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,5 +77,7 @@ def loops_layer(
             if not all(0 <= r < n for r, n in zip(reached, fixed, strict=True)):
                 continue  # padding, or cut off
             source, target = (pixel, reached) if convolution.transposed else (reached, pixel)
-            y[(slice(None), f, *target)] += weight * x[(slice(None), channel, *source)]
+            seen: Any = (slice(None), channel, *source)
+            reached_here: Any = (slice(None), f, *target)
+            y[reached_here] += weight * x[seen]
     return y

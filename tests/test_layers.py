@@ -27,7 +27,7 @@ from tests.strategies import structures
 GENERAL = "2x3x3x1[r] * 4x2x1x3[r]; r=2"  # 8x6x3x3
 
 
-def dense_twin(layer: KroneckerConv2d) -> nn.Conv2d:
+def dense_twin(layer: Any) -> nn.Conv2d:
     """torch's layer of the same weight, bias and geometry."""
     twin = nn.Conv2d(
         layer.in_channels,

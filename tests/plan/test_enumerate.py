@@ -211,14 +211,16 @@ def test_best_and_dense_plan(layer: tuple[Structure, Convolution], layout: Layou
     assert best.cost <= dense.cost
     if layer[1].axes:
         (step,) = (step for step in dense.steps if not isinstance(step, View | Permute))
-        assert isinstance(step, Convolve) and step.bias is bias and step.groups == layer[1].groups
+        assert isinstance(step, Convolve)
+        assert step.bias is bias and step.groups == layer[1].groups
         pixels = step.convolution.size if step.convolution.transposed else layer[1].out
         assert dense.macs == math.prod(layer[0].weight_shape) * math.prod(pixels)
     if layer[1].axes == 2:
-        assert dense.steps == (step,)
+        (only,) = dense.steps
+        assert isinstance(only, Convolve)
         spread = zip(layer[1].dilation, layer[1].kernel, strict=True)
         plain = replace(layer[1], dilation=tuple(d if k > 1 else 1 for d, k in spread), groups=1)
-        assert step.convolution == plain.straight()
+        assert only.convolution == plain.straight()
 
 
 def test_best_plan_takes_only_what_is_accepted() -> None:
