@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from edgekron.contraction import Contraction, contraction, letters
-from edgekron.errors import UnsupportedError
+from edgekron.errors import UnsupportedError, UsageError
 from edgekron.factors import Factors, rearrange
 from edgekron.progress import Progress, silent
 from edgekron.structure import Structure
@@ -71,13 +71,12 @@ class Update:
         grams = [g.gram(*(values[k] for k in g.members for _ in range(2))) for g in self.groups]
         widths = [g.width for g in self.groups]
         squares = [gram.reshape(width, width) for gram, width in zip(grams, widths, strict=True)]
-        target = self.target(tensor, *(values[k] for k in self.others))
         grouped = values[index].permute(*self.order, -1)
         now = grouped.reshape(*widths, -1)
-        step = target.permute(*self.order, -1).reshape(now.shape) - _each(squares, torch.matmul, now)
-        now = now + _each([_cholesky(g) for g in squares], _solve, step)
-        wanted = target.permute(*self.order, -1).reshape(now.shape)
-        change = now * (_each(squares, torch.matmul, now) - 2 * wanted)
+        target = self.target(tensor, *(values[k] for k in self.others)).permute(*self.order, -1)
+        right = target.reshape(now.shape)
+        now = now + _solve(squares, right - _each(squares, torch.matmul, now))
+        change = now * (_each(squares, torch.matmul, now) - 2 * right)
         back = sorted(range(len(self.order)), key=self.order.__getitem__)
         return now.reshape(grouped.shape).permute(*back, -1).contiguous(), float(change.sum())
 
@@ -181,10 +180,13 @@ def polish(
 
     weight: (F, C, K_1..K_d); factors: where to start, for instance `embedding.as_sekron` of others;
     iterations: sweeps at most; tolerance: stop when a sweep lowers ``‖W − Ŵ‖²`` by less than this
-    part of it. Deterministic. In float64, returned in the type of the factors.
+    part of it. Deterministic. In float64, returned in the type of the factors. Raises UsageError for
+    NaN or infinity.
     """
     structure = factors.structure
     structure.require_shape(weight.shape)
+    if not all(torch.isfinite(value).all() for value in (weight, *factors.tensors)):
+        raise UsageError(f"{structure}: the weight or a factor holds NaN or infinity")
     tensor = rearrange(weight.detach().to("cpu", torch.float64), [f.shape for f in structure.factors])
     start = [flat(structure, k, t.detach().to("cpu", torch.float64)) for k, t in enumerate(factors.tensors)]
     found = alternate(tensor, structure, start, iterations=iterations, tolerance=tolerance, progress=progress)

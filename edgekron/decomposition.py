@@ -72,7 +72,8 @@ def decompose(
     if len(structure.factors) == 1:
         return Factors(structure, (weight.clone(),))
     tensor = rearrange(weight.to("cpu", torch.float64), [factor.shape for factor in structure.factors])
-    scale = torch.ldexp(tensor.new_ones(()), tensor.abs().max().frexp().exponent)  # keeps squares in range
+    # A power of two, so that it is exact, which keeps the squares of tiny and huge weights in range.
+    scale = torch.ldexp(tensor.new_ones(()), tensor.abs().max().frexp().exponent - 1)
     with one_thread():
         first, *others = _values(tensor / scale, structure, polish, seed, iterations, tolerance, progress)
         values = balance(structure, [first * scale, *others])
