@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -37,13 +37,15 @@ UP = ((4, 2, 2, 1), (2, 2, 1, 2), (2, 1, 2, 1))
 KINDS: dict[str, tuple[Shapes, Convolution]] = {
     "linear": (((4, 2), (2, 2), (2, 3)), Convolution((), (), (), (), ())),
     "one axis": (((4, 2, 1), (2, 2, 3), (2, 1, 2)), geometry((11,), (6,), dilation=(2,), padding=((3, 2),))),
-    "two axes": (PLANE, geometry((7, 8), (3, 3), stride=(2, 1), padding=((0, 1), (1, 2)))),
+    "two axes": (PLANE, geometry((6, 7), (3, 3))),
+    "two axes, strided": (PLANE, geometry((7, 8), (3, 3), stride=(2, 1), padding=((0, 1), (1, 2)))),
     "three axes": (
         ((4, 2, 3, 1, 1), (2, 2, 1, 3, 1), (2, 1, 1, 1, 3)),
         geometry((4, 5, 6), (3, 3, 3), stride=(1, 2, 1)),
     ),
     "one axis, grouped": (((4, 2, 1), (2, 2, 3), (2, 1, 2)), geometry((11,), (6,), groups=2, stride=(2,))),
-    "two axes, grouped": (PLANE, geometry((6, 5), (3, 3), groups=8, stride=(1, 2))),
+    "two axes, grouped": (PLANE, geometry((6, 5), (3, 3), groups=4)),
+    "two axes, groups of two digits": (PLANE, geometry((6, 5), (3, 3), groups=8, stride=(1, 2))),
     "three axes, grouped": (
         ((4, 2, 3, 1, 1), (2, 2, 1, 2, 1), (2, 1, 1, 1, 2)),
         geometry((4, 4, 5), (3, 2, 2), groups=2),
@@ -61,7 +63,7 @@ KINDS: dict[str, tuple[Shapes, Convolution]] = {
 
 
 def structure(pattern: str, kind: str) -> Structure:
-    """The pattern on the kind's factor shapes: two of three merged for GKPD, the classical ones for Tucker-2."""
+    """The pattern on the kind's factor shapes: two merged for GKPD, classical for Tucker-2."""
     shapes, labels = KINDS[kind][0], PATTERNS[pattern]
     outputs, inputs, *kernel = (math.prod(column) for column in zip(*shapes, strict=True))
     if pattern == "gkpd":
@@ -75,18 +77,20 @@ def structure(pattern: str, kind: str) -> Structure:
     return Structure(factors, tuple((label, 2 + k) for k, label in enumerate(used)))
 
 
-def cheapest_and_another(
-    pattern: str, kind: str, layout: Layout, accept: Callable[[Plan], bool] = lambda plan: True
-) -> tuple[Plan, Plan]:
-    """The cheapest plan on unmerged factors, and a random other one that is not dense."""
-    found = [
-        plan
-        for plan in plans(structure(pattern, kind), KINDS[kind][1], layout, bias=True)
-        if not plan.is_dense and accept(plan)
-    ]
-    whole = [plan for plan in found if len(plan.merges) == len(plan.structure.factors)]
-    best = min(whole, key=lambda plan: plan.cost)
-    return best, random.Random(f"{kind} {pattern}").choice([plan for plan in found if plan != best])
+def some_plans_of(
+    kind: str, layout: Layout, accept: Callable[[Plan], bool] = lambda plan: True
+) -> Iterator[Plan]:
+    """For every pattern the cheapest plan on unmerged factors, and one other that is not dense."""
+    for pattern in PATTERNS:
+        found = [
+            plan
+            for plan in plans(structure(pattern, kind), KINDS[kind][1], layout, bias=True)
+            if not plan.is_dense and accept(plan)
+        ]
+        whole = [plan for plan in found if len(plan.merges) == len(plan.structure.factors)]
+        best = min(whole, key=lambda plan: plan.cost)
+        yield best
+        yield random.Random(f"{kind} {pattern}").choice([plan for plan in found if plan != best])
 
 
 class Kinds(nn.Module):
