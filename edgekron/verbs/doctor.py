@@ -15,6 +15,7 @@ from edgekron.wording import one_line
 PACKAGES = {
     "numpy": "pip install numpy",
     "scipy": "pip install scipy",
+    "tensorly": "pip install tensorly",
     "torch": "pip install torch",
     "onnx": "pip install 'edgekron[onnx]'",
     "onnxscript": "pip install 'edgekron[onnx]'",
