@@ -106,12 +106,7 @@ def free(make: Callable[[int], Any]) -> Any:
 
 
 def test_shapes_and_signatures() -> None:
-    def optional(batch: int) -> Any:
-        model = foreign.tree(batch=batch)
-        model.subgraphs[0].operators[0].inputs = [0, 1, -1]
-        return model
-
-    model = free(optional)
+    model = free(lambda batch: foreign.tree(batch=batch))
     for tensor in model.subgraphs[0].tensors:
         assert tensor.shape.tolist() == [1, 3]
         assert tensor.shapeSignature.tolist() == [-1, 3]
@@ -123,6 +118,13 @@ def test_a_reshape_keeps_everything_but_the_batch() -> None:
     assert model.buffers[1].data.view(np.int32).tolist() == [3, -1, 1]
     assert model.subgraphs[0].operators[1].builtinOptions.newShape.tolist() == [3, -1, 1]
     assert model.subgraphs[0].tensors[4].shapeSignature is None
+
+    def with_an_input_not_given(batch: int) -> Any:
+        model = with_constant(batch, code, [3, batch, 1], schema.ReshapeOptionsT())
+        model.subgraphs[0].operators[0].inputs = [0, 1, -1]
+        return model
+
+    assert free(with_an_input_not_given).buffers[1].data.view(np.int32).tolist() == [3, -1, 1]
     with pytest.raises(UnsupportedError, match="it stands on several axes of a reshape"):
         free(lambda n: with_constant(n, code, [n, 3 * n], schema.ReshapeOptionsT()))
 
