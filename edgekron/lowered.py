@@ -103,7 +103,7 @@ def _convertible(
     cuts = [(-before, more - after) for (before, after), more in ends]
     y = _operator(whole, groups, weight, x, None)
     y = functional.pad(y, [n for pair in reversed(cuts) for n in pair])
-    return y if bias is None else y + bias.reshape(1, -1, 1, 1)
+    return y if bias is None else y + bias.reshape(-1, 1, 1)
 
 
 def _is_valid_or_same(geometry: Convolution) -> bool:
