@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -27,11 +27,38 @@ class TensorInfo:
 
 
 @dataclass(frozen=True)
+class StepRecord:
+    """One step of a plan; for one image its multiplications, bytes moved, bytes of activations alive."""
+
+    text: str
+    macs: int
+    bytes: int
+    peak: int
+
+
+@dataclass(frozen=True)
+class PlanRecord:
+    """A plan in a file: what it executes, and its steps."""
+
+    head: str
+    steps: tuple[StepRecord, ...]
+
+
+@dataclass(frozen=True)
 class LayerRecord:
-    """A compressed layer in a file: its structure, and the plan that executes it, one step per line."""
+    """A compressed layer in a file: its structure, and a plan for every input size it is called with."""
 
     structure: str
-    plan: tuple[str, ...]
+    plans: tuple[PlanRecord, ...]
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> LayerRecord:
+        """From what dataclasses.asdict made of it."""
+        plans = (
+            PlanRecord(plan["head"], tuple(StepRecord(**step) for step in plan["steps"]))
+            for plan in data["plans"]
+        )
+        return LayerRecord(data["structure"], tuple(plans))
 
 
 @dataclass(frozen=True)
@@ -80,10 +107,7 @@ class Manifest:
             data["inputs"] = tuple(
                 TensorInfo(info["name"], tuple(info["shape"]), info["dtype"]) for info in data["inputs"]
             )
-            data["layers"] = {
-                name: LayerRecord(row["structure"], tuple(row["plan"]))
-                for name, row in data["layers"].items()
-            }
+            data["layers"] = {name: LayerRecord.from_json(row) for name, row in data["layers"].items()}
             for key in ("outputs", "parameters", "macs"):
                 data[key] = tuple(data[key])
             return Manifest(**data)

@@ -10,13 +10,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekron.artifact import LayerRecord, Manifest, TensorInfo, checksum, from_layout, to_layout
+from edgekron.artifact import (
+    LayerRecord,
+    Manifest,
+    PlanRecord,
+    StepRecord,
+    TensorInfo,
+    checksum,
+    from_layout,
+    to_layout,
+)
 from edgekron.errors import UsageError
 
 texts = st.text(max_size=8)
 counts = st.integers(0, 10**12)
 shapes = st.lists(st.integers(-1, 999), max_size=4).map(tuple)
 infos = st.builds(TensorInfo, texts, shapes, st.sampled_from(["float32", "int8"]))
+steps = st.builds(StepRecord, texts, counts, counts, counts)
+plans = st.builds(PlanRecord, texts, st.lists(steps, max_size=3).map(tuple))
+records = st.builds(LayerRecord, texts, st.lists(plans, max_size=2).map(tuple))
 manifests = st.builds(
     Manifest,
     texts,
@@ -25,7 +37,7 @@ manifests = st.builds(
     st.lists(texts, max_size=2).map(tuple),
     st.tuples(counts, counts),
     st.tuples(counts, counts),
-    layers=st.dictionaries(texts, st.builds(LayerRecord, texts, st.lists(texts, max_size=3).map(tuple))),
+    layers=st.dictionaries(texts, records),
     options=st.dictionaries(texts, st.none() | st.booleans() | texts),
     factory=st.none() | texts,
     source_sha256=st.none() | texts,

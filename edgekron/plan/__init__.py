@@ -3,16 +3,21 @@
 from edgekron.plan.contraction import group_digits, least_macs
 from edgekron.plan.convolution import Convolution
 from edgekron.plan.enumerate import best_plan, dense_plan, plans
-from edgekron.plan.evaluate import evaluate
+from edgekron.plan.evaluate import evaluate, evaluate_steps
+from edgekron.plan.figures import PlanFigures, StepFigures, figures
 from edgekron.plan.steps import Layout, Plan
 
 __all__ = [
     "Convolution",
     "Layout",
     "Plan",
+    "PlanFigures",
+    "StepFigures",
     "best_plan",
     "dense_plan",
     "evaluate",
+    "evaluate_steps",
+    "figures",
     "group_digits",
     "least_macs",
     "plans",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any, assert_never
@@ -22,6 +22,15 @@ def evaluate(plan: Plan, factors: Sequence[Array], x: Array, bias: Array | None 
     factors: values of the structure's factors; x: (N, C, size..) in nchw, (N, size.., C) in nhwc;
     bias: (F,), needed if the plan adds one. Returns the output in the same layout.
     """
+    for after in evaluate_steps(plan, factors, x, bias):
+        x = after
+    return x
+
+
+def evaluate_steps(
+    plan: Plan, factors: Sequence[Array], x: Array, bias: Array | None = None
+) -> Iterator[Array]:
+    """The same, giving what stands after every step."""
     merged = [_merge(plan, factors, index) for index in range(len(plan.merges))]
     for step in plan.steps:
         match step:
@@ -41,7 +50,7 @@ def evaluate(plan: Plan, factors: Sequence[Array], x: Array, bias: Array | None 
                 x = x + bias.reshape(shape)
             case _:
                 assert_never(step)
-    return x
+        yield x
 
 
 def _merge(plan: Plan, factors: Sequence[Array], index: int) -> Array:

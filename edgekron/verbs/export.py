@@ -13,14 +13,14 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from edgekron import __version__, plugins
-from edgekron.artifact import LayerRecord, Manifest, TensorInfo, checksum
+from edgekron.artifact import LayerRecord, Manifest, PlanRecord, StepRecord, TensorInfo, checksum
 from edgekron.errors import ParityError
 from edgekron.exporter import Exported, Exporter, ExportOptions
 from edgekron.files import require_writable, write_atomically
 from edgekron.lower import PlanChoice
 from edgekron.network import Inputs, as_inputs, dense_macs, layer_macs, layer_uses, parameters, run_model
 from edgekron.parity import ParityReport, Tolerance, compare
-from edgekron.plan import Layout
+from edgekron.plan import Layout, Plan, figures
 from edgekron.progress import Progress, silent
 from edgekron.verbs.trials import (
     Trial,
@@ -197,9 +197,7 @@ def _manifest(
         for name, x in zip(exported.input_names, tensors, strict=True)
     )
     layers = {
-        name: LayerRecord(
-            str(plans[0].structure), tuple(line for plan in plans for line in str(plan).split("\n"))
-        )
+        name: LayerRecord(str(plans[0].structure), tuple(map(_record, plans)))
         for name, plans in exported.plans.items()
     }
     return Manifest(
@@ -215,6 +213,15 @@ def _manifest(
         source_sha256=source.sha256 if source else None,
         version=__version__,
     )
+
+
+def _record(plan: Plan) -> PlanRecord:
+    head, *lines = str(plan).split("\n")
+    steps = (
+        StepRecord(line.strip(), own.macs, own.bytes, own.peak)
+        for line, own in zip(lines, figures(plan).steps, strict=True)
+    )
+    return PlanRecord(head, tuple(steps))
 
 
 def _sizes(model: nn.Module, tensors: Inputs, exported: Exported) -> tuple[tuple[int, int], tuple[int, int]]:

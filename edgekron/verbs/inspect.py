@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from edgekron import plugins
-from edgekron.artifact import Manifest, checksum
+from edgekron.artifact import LayerRecord, Manifest, checksum
 from edgekron.table import table
 from edgekron.verbs.open import open_artifact
 
@@ -44,17 +45,24 @@ class ArtifactReport:
             m.parity["summary"] if m.parity else "parity was not verified at export",
         ]
         if m.layers:
-            rows = [
-                [name, layer.structure if k == 0 else "", step.strip()]
-                for name, layer in m.layers.items()
-                for k, step in enumerate(layer.plan[1:])
-            ]
-            lines += ["", table(["layer", "structure", "plan"], rows, left=3)]
+            head = ["layer", "structure", "plan", "MACs", "KiB moved", "KiB alive"]
+            lines += ["", table(head, list(_plan_rows(m.layers)), left=3)]
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
         return asdict(self) | {"path": str(self.path), "kind": "artifact"}
+
+
+def _plan_rows(layers: Mapping[str, LayerRecord]) -> Iterator[list[str]]:
+    """One for each step; layer and structure stand beside the first step of each plan."""
+    for name, layer in layers.items():
+        for plan in layer.plans:
+            for k, step in enumerate(plan.steps):
+                amounts = [step.bytes / 1024, step.peak / 1024] if step.bytes else []
+                figures = [f"{step.macs:,}" if step.macs else "", *(f"{kib:,.1f}" for kib in amounts)]
+                beside = [name, layer.structure] if k == 0 else ["", ""]
+                yield [*beside, step.text, *figures, *[""] * (3 - len(figures))]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from onnx import checker, helper
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
-from edgekron.artifact import LayerRecord, Manifest, TensorInfo
+from edgekron.artifact import LayerRecord, Manifest, PlanRecord, StepRecord, TensorInfo
 from edgekron.errors import UnsupportedError, UsageError
 from edgekron.exporter import Exported, ExportOptions
 from edgekron.plan import Convolution, plans
@@ -49,7 +49,7 @@ MANIFEST = Manifest(
     ("output",),
     (100, 40),
     (1000, 500),
-    {"0": LayerRecord("2x2[r] * 2x2[r]; r=1", ("a", "b"))},
+    {"0": LayerRecord("2x2[r] * 2x2[r]; r=1", (PlanRecord("a", (StepRecord("b", 1, 2, 3),)),))},
     {"opset": None},
     "some.module:factory",
     "0" * 64,

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from edgekron import bundled, load
-from edgekron.artifact import LayerRecord, Manifest, TensorInfo
+from edgekron.artifact import LayerRecord, Manifest, PlanRecord, StepRecord, TensorInfo
 from edgekron.errors import UnsupportedError, UsageError
 from edgekron.exporter import Exported, ExportOptions
 from edgekron.plan import Convolution, plans
@@ -46,7 +46,7 @@ MANIFEST = Manifest(
     ("output",),
     (100, 40),
     (1000, 500),
-    {"0": LayerRecord("2x2[r] * 2x2[r]; r=1", ("a", "b"))},
+    {"0": LayerRecord("2x2[r] * 2x2[r]; r=1", (PlanRecord("a", (StepRecord("b", 1, 2, 3),)),))},
     {"opset": None},
     "some.module:factory",
     "0" * 64,

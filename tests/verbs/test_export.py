@@ -80,9 +80,9 @@ def test_the_manifest(format: str, layout: str, reports: dict[str, ExportReport]
     assert [asdict(i) for i in m.inputs] == [{"name": "input", "shape": (1, 64, 16, 16), "dtype": "float32"}]
     assert (m.factory, m.source_sha256) == ("mynet:build", "ab" * 32)
     assert {name: layer.structure for name, layer in m.layers.items()} == {"0": WIDE, "2": WIDE}
-    assert all(f"{WIDE} on 16x16 in {layout}" in layer.plan[0] for layer in m.layers.values())
-    assert [line.split()[0] for line in m.layers["0"].plan[1:]] == ["convolve", "convolve"]
-    assert "stride" in " ".join(m.layers["2"].plan)
+    assert all(f"{WIDE} on 16x16 in {layout}" in layer.plans[0].head for layer in m.layers.values())
+    assert [step.text.split()[0] for step in m.layers["0"].plans[0].steps] == ["convolve", "convolve"]
+    assert "stride" in " ".join(step.text for step in m.layers["2"].plans[0].steps)
     assert m.options == {"plan": "auto", "opset": None, "dynamic_batch": False, "layout": None}
     assert m.parity and m.parity["summary"] == reports[format].parity.summary()  # type: ignore[union-attr]
     assert 0 < m.parity["max_abs_error"] <= 1e-5 * m.parity["range"]
