@@ -66,12 +66,32 @@ class LayerChoice:
 
 
 @dataclass(frozen=True)
+class Search:
+    """What the structures were chosen among; what each method leaves out: `edgekron.selection.methods`.
+
+    structures: how many of all layers were smaller than dense and no more work.
+    """
+
+    method: str
+    max_factors: int
+    structures: int
+
+    def __str__(self) -> str:
+        most = f", at most {self.max_factors} factors" if self.method in ("sekron", "auto") else ""
+        return f"chosen among {self.structures:,} structures (method {self.method}{most})"
+
+
+@dataclass(frozen=True)
 class CompressionReport:
-    """All layers, and the whole network before and after; its text is a table."""
+    """All layers, and the whole network before and after; its text is a table.
+
+    search: None where the structures were given, and in reports of older versions.
+    """
 
     layers: tuple[LayerChoice, ...]
     parameters: tuple[int, int]
     macs: tuple[int, int]
+    search: Search | None = None
 
     @property
     def ratio(self) -> float:
@@ -94,7 +114,8 @@ class CompressionReport:
         layers = tuple(
             LayerChoice(**(row | {key: tuple(row[key]) for key in pairs})) for row in data["layers"]
         )
-        return CompressionReport(layers, tuple(data["parameters"]), tuple(data["macs"]))
+        search = Search(**data["search"]) if data.get("search") is not None else None
+        return CompressionReport(layers, tuple(data["parameters"]), tuple(data["macs"]), search)
 
     def __str__(self) -> str:
         rows = [
@@ -109,11 +130,12 @@ class CompressionReport:
             for layer in self.layers
         ]
         head = ["layer", "weight", "structure", "error", "params", "MACs"]
-        return (
-            f"{table(head, rows, left=3)}\n"
+        lines = [table(head, rows, left=3), *([str(self.search)] if self.search else [])]
+        lines.append(
             f"parameters {self.parameters[0]:,} -> {self.parameters[1]:,} ({self.ratio:.2f}x), "
             f"MACs {self.macs[0]:,} -> {self.macs[1]:,} ({self.macs_ratio:.2f}x)"
         )
+        return "\n".join(lines)
 
 
 def _times(pair: tuple[int, int]) -> float:
@@ -156,15 +178,17 @@ def compress(
             raise UsageError(f"{name} must be at least 1, got {value}")
     uses = layer_uses(model, example_inputs)
     reasons = {name: reason for name, use in uses.items() if (reason := ineligible(use))}
+    searched = None
     if structures is not None:
         chosen = _given(uses, reasons, structures)
         reasons = {name: reasons.get(name, "not named in structures=") for name in uses if name not in chosen}
     else:
         eligible = {name: use for name, use in uses.items() if name not in reasons}
         choices = layer_candidates(eligible, method, max_factors, progress)
+        searched = Search(method, max_factors, sum(choice.considered for choice in choices.values()))
         chosen = _search(model, uses, choices, eligible, ratio, macs)
         reasons |= {name: _CHOSEN_DENSE for name in eligible if name not in chosen}
-    return _build(model, uses, chosen, reasons, progress)
+    return _build(model, uses, chosen, reasons, searched, progress)
 
 
 def ineligible(use: LayerUse) -> str | None:
@@ -342,6 +366,7 @@ def _build(
     uses: Mapping[str, LayerUse],
     chosen: Mapping[str, Structure],
     reasons: Mapping[str, str],
+    searched: Search | None,
     progress: Progress,
 ) -> nn.Module:
     """Decompose the chosen layers in a copy of the model, and report."""
@@ -384,7 +409,7 @@ def _build(
         )
     saved = sum(layer.macs[0] - layer.macs[1] for layer in layers)
     small.compression = CompressionReport(  # type: ignore[assignment]
-        tuple(layers), (before[0], parameters(small)), (before[1], before[1] - saved)
+        tuple(layers), (before[0], parameters(small)), (before[1], before[1] - saved), searched
     )
     return small
 

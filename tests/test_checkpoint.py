@@ -559,6 +559,17 @@ def test_no_file_and_a_folder(folder: Path) -> None:
             {"compression": {"layers": [], "parameters": [[], 1], "macs": [1, 1]}},
             " is damaged: TypeError: unsupported format string passed to list.__format__",
         ),
+        (
+            {"compression": {"layers": [], "parameters": [2, 1], "macs": [1, 1], "search": {"method": "tt"}}},
+            " is damaged: TypeError: Search.__init__() missing 2 required positional arguments",
+        ),
+        (
+            {
+                "compression": {"layers": [], "parameters": [2, 1], "macs": [1, 1]}
+                | {"search": {"method": "tt", "max_factors": 3, "structures": "many"}}
+            },
+            " is damaged: ValueError: Cannot specify ',' with 's'.",
+        ),
         ({"program": {"nodes": []}}, " is damaged: KeyError: 'tensors'"),
         (
             {"factory": None, "program": {"nodes": [], "tensors": {"a": 1}}},

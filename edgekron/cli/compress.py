@@ -50,13 +50,13 @@ def compress(
     structures: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE.json", help='Take these structures, {"layer": "4x4x3x1[r] * ..; r=5"}, no search.'
+            metavar="FILE.json", help='Take these structures, {"layer": "4x4x3x1\\[r] * ..; r=5"}, no search.'
         ),
     ] = None,
     method: Annotated[
         MethodName, typer.Option(help="Structures to search; auto: all of them, which takes longer.")
     ] = MethodName.gkpd,
-    max_factors: Annotated[int, typer.Option(min=2, help="Of SeKron structures.")] = 3,
+    max_factors: Annotated[int, typer.Option(min=2, help="Of the structures of sekron and auto.")] = 3,
     factory: Factory = None,
     input_shape: InputShape = None,
     allow_pickle: AllowPickle = False,
@@ -65,9 +65,36 @@ def compress(
 ) -> None:
     """Replace the weights of a network by Kronecker factors.
 
-    For every convolution and linear layer all two-factor structures are candidates; one per layer is
-    chosen for the whole network at once, with the least summed error under the budgets. Large errors
-    want training afterwards: the result is an ordinary trainable network.
+    Candidates are the structures of --method with fewer parameters and no more
+    multiplications than the dense layer. One per layer is chosen for the whole
+    network at once, with the least summed squared error under the budgets.
+    Large errors want training afterwards: the result is an ordinary network.
+
+    [bold]What each method searches, and what it leaves out[/bold]
+
+    gkpd: two factors of all shapes, all ranks. Left out: shapes where both
+    factors have more than 2048 entries.
+
+    sekron: 3 to --max-factors factors; of each count the 24 shapes of most
+    equal factors, F and C whole or cut once near the square root, kernel axes
+    whole. Left out: all other shapes.
+
+    tt: one factor per axis, in the orders F, C, K.. and C, K.., F. Left out:
+    other orders, other shapes.
+
+    cp, tr: one factor per axis; at most 8 ranks, in tr one for all labels, each
+    with the error of 20 sweeps from one random start. Left out: ranks above F
+    and C or unequal ones, other starts.
+
+    tucker: Tucker-2, factors for F and for C; the core holds the kernel. Left
+    out: full Tucker.
+
+    auto: all of these.
+
+    Ranks (not of gkpd) are powers of √2, rounded, at most 12 for a label and
+    200 combinations for a shape; those between are left out. Errors of three
+    factors and more are compared before their polish. A layer without any
+    structure of the method, as a linear layer for cp, gets two factors.
 
     [bold]Examples[/bold]
 

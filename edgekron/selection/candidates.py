@@ -30,13 +30,15 @@ WIDEST = 2048
 class Candidates:
     """Non-dominated choices of one layer; the last is the dense weight (structure None, error 0).
 
-    parameters, macs: stored numbers and multiplications for one image; errors: ``‖W−Ŵ‖²/‖W‖²``.
+    parameters, macs: stored numbers and multiplications for one image; errors: ``‖W−Ŵ‖²/‖W‖²``;
+    considered: how many structures these were chosen among, the dense weight not counted.
     """
 
     structures: list[Structure | None]
     parameters: NDArray[np.int64]
     macs: NDArray[np.int64]
     errors: NDArray[np.float64]
+    considered: int
 
 
 def first_shapes(shape: tuple[int, ...], groups: int = 1) -> list[tuple[int, ...]]:
@@ -115,7 +117,13 @@ def candidates(
         second = tuple(n // k for n, k in zip(shape, firsts[index], strict=True))
         structures.append(Structure.gkpd(firsts[index], second, rank))
     parameters, macs, errors = table[:, kept]
-    return Candidates([*structures, None], parameters.astype(np.int64), macs.astype(np.int64), errors)
+    return Candidates(
+        [*structures, None],
+        parameters.astype(np.int64),
+        macs.astype(np.int64),
+        errors,
+        considered=table.shape[1] - 1,
+    )
 
 
 def pareto(table: NDArray[np.float64]) -> list[int]:

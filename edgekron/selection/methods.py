@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from itertools import product
+from itertools import islice, product
 from typing import Literal
 
 import torch
@@ -55,14 +55,15 @@ def families(shape: Shape, method: Method, max_factors: int, groups: int = 1) ->
         found.append(Structure.cp(classical, 1))
     if method in ("tr", "auto") and several:
         found.append(Structure.tr(classical, [1] * len(classical)))
-    if method in ("tucker", "auto") and several:
+    if method in ("tucker", "auto") and several and min(shape[:2]) > 1:
         ones = (1,) * (len(shape) - 2)
         found.append(
             Structure.tucker([(shape[0], 1, *ones), (1, shape[1], *ones)], [1, 1], (1, 1, *shape[2:]))
         )
     if method in ("sekron", "auto"):
         for count in range(3, max_factors + 1):
-            found += [Structure.sekron(shapes, [1] * (count - 1)) for shapes in _sekron_shapes(shape, count)]
+            nested = (Structure.sekron(shapes, [1] * (count - 1)) for shapes in _sekron_shapes(shape, count))
+            found += islice((structure for structure in nested if _splits(structure, groups)), FAMILIES)
     return [structure for structure in found if _splits(structure, groups)]
 
 
@@ -83,7 +84,7 @@ def _sekron_shapes(shape: Shape, count: int) -> list[list[Shape]]:
         sizes = sorted(math.prod(s) for s in shapes)
         if sizes[0] > 1:
             found[tuple(shapes)] = sizes[::-1]
-    return [list(shapes) for shapes in sorted(found, key=lambda s: found[s])[:FAMILIES]]
+    return [list(shapes) for shapes in sorted(found, key=lambda s: found[s])]
 
 
 def _spread(extent: int, count: int, *, halves: bool) -> Iterator[Shape]:

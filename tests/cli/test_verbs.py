@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,6 +17,9 @@ import torch
 
 import edgekron
 from edgekron import bundled
+from edgekron.selection import candidates, methods
+from edgekron.selection.methods import Method
+from edgekron.structure import Structure
 from edgekron.verbs.doctor import DoctorReport, Finding
 from tests.cli.conftest import Run
 
@@ -133,6 +136,55 @@ def test_texts_say_path_size_checksum_and_what_to_try_next(folder: Path, run: Ru
     assert result.out.splitlines()[-1].startswith("parity passed: 6 compared (atol=0, rtol=1e-05)")
     result = run("inspect", "state.kron.onnx")
     assert "16x1x3x1[r] * 1x16x1x3[r]; r=4" in result.out
+
+
+def test_compress_by_a_method_and_inspect(folder: Path, run: Run) -> None:
+    common = ("state.pt", "--factory", "networks_of_a_user:build", "--input-shape", "1,3,8,8", "--json")
+    result = run("compress", *common, "--ratio", 2.5, "--method", "tucker", "--max-factors", 3)
+    assert result.code == 0
+    report = strict(result.out)
+    assert report["ratio"] >= 2.5
+    assert report["search"]["method"] == "tucker" and report["search"]["structures"] > 50
+    structures = {row["name"]: row["structure"] for row in report["layers"] if row["structure"]}
+    assert "2" in structures and all(
+        Structure.parse(text).pattern == "tucker" for text in structures.values()
+    )
+    inspected = run("inspect", "state.kron.pt", "--factory", "networks_of_a_user:build").out
+    for row in report["layers"]:
+        (line,) = [line for line in inspected.splitlines() if line.startswith(f"{row['name']} ")]
+        assert (row["structure"] or "dense") in line
+
+    (folder / "s.json").write_text(json.dumps(structures))
+    result = run("compress", *common, "--structures", "s.json", "-o", "again.pt")
+    assert result.code == 0
+    again = strict(result.out)
+    assert again["search"] is None
+    assert [row["structure"] for row in again["layers"]] == [row["structure"] for row in report["layers"]]
+    assert again["parameters"] == report["parameters"]
+
+    result = run("compress", *common[:-1], "--ratio", 12, "--method", "sekron", "--max-factors", 4, "--force")
+    assert re.search(
+        r"^chosen among [\d,]+ structures \(method sekron, at most 4 factors\)$", result.out, re.MULTILINE
+    )
+    result = run("compress", *common, "--ratio", 2, "--method", "svd")
+    assert result.code == 2 and "'svd' is not one of" in result.err
+
+
+def test_help_of_compress_says_what_is_searched_and_what_is_left_out(run: Run) -> None:
+    text = " ".join(run("compress", "--help").out.split())
+    for method in get_args(Method):
+        assert re.search(rf"[ ,]{method}(, \w+)?: ", text), method
+    for number, what in (
+        (candidates.WIDEST, "more than {} entries"),
+        (methods.FAMILIES, "the {} shapes of most equal factors"),
+        (methods.SINGLE_RANKS, "at most {} ranks"),
+        (methods.SWEEPS, "the error of {} sweeps"),
+        (methods.RANKS, "at most {} for a label"),
+        (methods.COMBINATIONS, "{} combinations for a shape"),
+    ):
+        assert what.format(number) in text
+    assert text.count("Left out: ") == 5
+    assert '{"layer": "4x4x3x1[r] *' in text
 
 
 def test_a_program_of_torch_export_needs_no_factory(folder: Path, run: Run) -> None:

@@ -17,6 +17,7 @@ from edgekron.plan import Convolution, least_macs
 from edgekron.selection import candidates as module
 from edgekron.selection.candidates import (
     Candidates,
+    Found,
     candidates,
     first_shapes,
     pareto,
@@ -85,14 +86,17 @@ def test_pareto_of_nothing() -> None:
     assert pareto(np.zeros((3, 0))) == []
 
 
+def gkpd(shape: tuple[int, ...], first: tuple[int, ...], rank: int) -> Structure:
+    return Structure.gkpd(first, [n // k for n, k in zip(shape, first, strict=True)], rank)
+
+
 def all_choices(weight: torch.Tensor, convolution: Convolution) -> dict[tuple[int, int, float], Structure]:
     """Every smaller structure of a layer with its parameters, MACs and error, by the definition."""
     shape, found = tuple(weight.shape), dict[tuple[int, int, float], Structure]()
     dense_macs = least_macs(Structure.dense(shape), convolution)
     for first in first_shapes(shape):
-        second = tuple(n // k for n, k in zip(shape, first, strict=True))
-        for rank in range(1, min(math.prod(first), math.prod(second)) + 1):
-            structure = Structure.gkpd(first, second, rank)
+        for rank in range(1, min(math.prod(first), weight.numel() // math.prod(first)) + 1):
+            structure = gkpd(shape, first, rank)
             macs = least_macs(structure, convolution)
             if structure.parameters < weight.numel() and macs <= dense_macs:
                 difference = weight.double() - kronecker_to_tensor(decompose(weight.double(), structure))
@@ -124,6 +128,14 @@ def test_candidates_are_the_pareto_front_of_all_structures(
     assert {(p, m, round(e, 9)) for p, m, e in rows[:-1]} == front - {every[-1]}
     assert len(rows) > 4 or shape == (24, 1)  # two products in turn are more work than one column
     check_rows(found, weight, convolution)
+    considered = [
+        structure
+        for first in first_shapes(shape)
+        for rank in range(1, min(math.prod(first), weight.numel() // math.prod(first)) + 1)
+        if (structure := gkpd(shape, first, rank)).parameters < weight.numel()
+        and least_macs(structure, convolution) <= dense_macs
+    ]
+    assert found.considered == len(considered)
     assert found.structures[-1] is None and rows[-1] == (weight.numel(), dense_macs, 0.0)
 
 
@@ -137,6 +149,21 @@ def check_rows(found: Candidates, weight: torch.Tensor, convolution: Convolution
         assert macs == least_macs(structure, convolution)
         difference = weight - kronecker_to_tensor(decompose(weight, structure))
         assert error == pytest.approx(float(difference.square().sum() / weight.square().sum()), abs=1e-9)
+
+
+def test_structures_of_more_factors_are_candidates_too() -> None:
+    shape: tuple[int, ...] = (4, 4)
+    two: dict[tuple[int, ...], Array] = {(2, 2): np.array([1.0, 0.5, 0.2, 0.1, 0.0])}  # rank 1 is smaller
+    more = [
+        Found(Structure.parse("2x1[a] * 2x1[a,b] * 1x4[b]; a=1, b=1"), 0.4),  # 8 as well, and better
+        Found(Structure.parse("4x1[a] * 1x2[a,b] * 1x2[b]; a=1, b=1"), 0.6),  # worse
+        Found(Structure.parse("2x2[a] * 2x1[a,b] * 1x2[b]; a=1, b=1"), 0.3),  # too much work
+    ]
+    found = candidates(shape, two, lambda s: 17 if s == more[2].structure else 8, 16, more)
+    assert found.structures == [more[0].structure, None]
+    assert (found.parameters.tolist(), found.macs.tolist()) == ([8, 16], [8, 16])
+    assert found.errors.tolist() == [0.4, 0.0]
+    assert found.considered == 3
 
 
 def test_a_layer_without_smaller_structures_stays_dense() -> None:
