@@ -2,7 +2,7 @@
 
 from edgekron.plan.contraction import group_digits, least_macs
 from edgekron.plan.convolution import Convolution
-from edgekron.plan.enumerate import best_plan, dense_plan, plans
+from edgekron.plan.enumerate import best_plan, best_plans, dense_plan, plans
 from edgekron.plan.evaluate import evaluate, evaluate_steps
 from edgekron.plan.figures import PlanFigures, StepFigures, figures
 from edgekron.plan.steps import Layout, Plan
@@ -14,6 +14,7 @@ __all__ = [
     "PlanFigures",
     "StepFigures",
     "best_plan",
+    "best_plans",
     "dense_plan",
     "evaluate",
     "evaluate_steps",

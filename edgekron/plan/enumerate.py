@@ -56,17 +56,32 @@ def best_plan(
 ) -> Plan:
     """The acceptable plan of least cost, the first of them where several are equal; else LookupError.
 
-    Branch and bound: orders of few multiplications first, and what costs more than the best plan so
+    Branch and bound: orders of few multiplications first, and what costs more than the best plans so
     far, the products still to come included, is not pursued.
     """
-    orders = _orders(structure, convolution)
-    return _best(orders, structure, convolution, layout, bias, accept)
+    return best_plans(structure, convolution, layout, bias=bias, accept=accept, count=1)[0]
+
+
+def best_plans(
+    structure: Structure,
+    convolution: Convolution,
+    layout: Layout,
+    *,
+    bias: bool = False,
+    accept: Callable[[Plan], bool] = lambda plan: True,
+    count: int,
+) -> list[Plan]:
+    """That many acceptable plans of least cost, the best first; LookupError if there is none.
+
+    Of plans with the same steps only the first is listed. Fewer, where the layer has fewer.
+    """
+    return _best(_orders(structure, convolution), structure, convolution, layout, bias, accept, count)
 
 
 def dense_plan(structure: Structure, convolution: Convolution, layout: Layout, *, bias: bool = False) -> Plan:
     """The plan that densifies all factors first and runs the layer's own convolution."""
     orders = (order for order in _orders(structure, convolution) if len(order.merges) == 1)
-    return _best(orders, structure, convolution, layout, bias, lambda plan: True)
+    return _best(orders, structure, convolution, layout, bias, lambda plan: True, 1)[0]
 
 
 def _best(
@@ -76,19 +91,23 @@ def _best(
     layout: Layout,
     bias: bool,
     accept: Callable[[Plan], bool],
-) -> Plan:
-    best: list[Plan] = []  # the last is the best so far
+    count: int,
+) -> list[Plan]:
+    best: dict[object, Plan] = {}
 
     def limit() -> float:
-        return best[-1].cost if best else math.inf
+        return max(plan.cost for plan in best.values()) if len(best) == count else math.inf
 
     for order in sorted(orders, key=lambda order: order.least):
         for plan in order.plans(structure, convolution, layout, bias, limit):
-            if accept(plan) and plan.cost < limit():
-                best.append(plan)
+            if plan.cost >= limit() or not accept(plan):
+                continue
+            best.setdefault((plan.merges, plan.ranks, plan.steps), plan)
+            if len(best) > count:
+                del best[max(best, key=lambda key: best[key].cost)]
     if not best:
         raise LookupError(f"{structure} has no plan in {layout} that the format can hold")
-    return best[-1]
+    return sorted(best.values(), key=lambda plan: plan.cost)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekron.plan import Convolution, Layout, best_plan, dense_plan, evaluate, least_macs, plans
+from edgekron.plan import Convolution, Layout, best_plan, best_plans, dense_plan, evaluate, least_macs, plans
 from edgekron.plan.steps import AddBias, Convolve, MatMul, Permute, View
 from edgekron.structure import Structure
 from tests.execution import LAYOUTS, check_plans, random_input, run_numpy, run_torch, torch_layer
@@ -221,6 +221,17 @@ def test_best_and_dense_plan(layer: tuple[Structure, Convolution], layout: Layou
         spread = zip(layer[1].dilation, layer[1].kernel, strict=True)
         plain = replace(layer[1], dilation=tuple(d if k > 1 else 1 for d, k in spread), groups=1)
         assert only.convolution == plain.straight()
+
+
+@given(layers(axes=st.sampled_from([0, 2]), counts=(2,)), layouts, st.integers(1, 9))
+@settings(max_examples=30)
+def test_the_best_plans_are_the_first_of_all(
+    layer: tuple[Structure, Convolution], layout: Layout, count: int
+) -> None:
+    every = {(plan.merges, plan.ranks, plan.steps): plan.cost for plan in plans(*layer, layout)}
+    found = best_plans(*layer, layout, count=count)
+    assert len({(plan.merges, plan.ranks, plan.steps) for plan in found}) == len(found)
+    assert [plan.cost for plan in found] == sorted(every.values())[:count]
 
 
 def test_best_plan_takes_only_what_is_accepted() -> None:
