@@ -7,13 +7,14 @@ network, and checks the operators that came out. Verifying and writing is not it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from torch import nn
 
 from edgekron.artifact import Manifest
-from edgekron.lower import PlanChoice
+from edgekron.choice import Choose, Guard, PlanChoice, by_cost
 from edgekron.network import Inputs
 from edgekron.plan import Layout, Plan
 
@@ -22,11 +23,15 @@ from edgekron.plan import Layout, Plan
 class ExportOptions:
     """How to export; every field is an option of the command line too.
 
-    plan: 'auto' or 'dense'; opset: of ONNX; dynamic_batch: the file takes any batch; layout: of
-    4-D inputs and outputs, by default what the format prefers.
+    plan: how plans are chosen, 'auto', 'tuned' or 'dense'; guard: 'latency' exports a layer dense where
+    that is faster, 'off' keeps all compressed; threads: that 'tuned' measures on. opset: of ONNX;
+    dynamic_batch: the file takes any batch; layout: of 4-D inputs and outputs, by default what the format
+    prefers.
     """
 
     plan: PlanChoice = "auto"
+    guard: Guard = "latency"
+    threads: int = 1
     opset: int | None = None
     dynamic_batch: bool = False
     layout: Literal["nchw", "nhwc"] | None = None
@@ -59,9 +64,27 @@ class Exporter(Protocol):
     suffix: str
     runtime: str
     """Name of the runtime that verifies files of this format by default."""
+    plan_layout: Layout
+    """Layout of the plans that suit the format."""
 
-    def export(self, model: nn.Module, inputs: Inputs, options: ExportOptions) -> Exported:
-        """Convert the network; UnsupportedError names the layer or operator that has no form here."""
+    def accepts(self, plan: Plan) -> bool:
+        """Whether the format can hold the plan."""
+
+    def export(
+        self, model: nn.Module, inputs: Inputs, options: ExportOptions, choose: Choose = by_cost
+    ) -> Exported:
+        """Convert the network; UnsupportedError names the layer or operator that has no form here.
+
+        choose: gives the plan of each compressed layer.
+        """
+
+    def layers(self, plans: Sequence[Plan]) -> list[bytes]:
+        """One file for each plan: the layer alone, on one image in float32, with random weights.
+
+        What is raced is what is exported: operators, attributes and shapes are those of `export`. Where
+        the latency of a layer depends on the form in which its neighbours hand over their outputs, it
+        stands between two of them that do little, the same for all its plans.
+        """
 
     def with_manifest(self, data: bytes, manifest: Manifest) -> bytes:
         """The same file with the manifest in its metadata."""

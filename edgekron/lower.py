@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import copy
-import operator
-from collections.abc import Callable
-from typing import Literal
 
 from torch import Tensor, nn
 
+from edgekron.choice import Accept, Choose, Layer, by_cost
 from edgekron.errors import UnsupportedError
 from edgekron.layers import KroneckerLayer
 from edgekron.lowered import LoweredBySize, LoweredLayer
 from edgekron.network import Inputs, layer_uses, replace_module
-from edgekron.plan import Layout, Plan, best_plan
+from edgekron.plan import Layout, Plan
 
-PlanChoice = Literal["auto", "dense"]
+
+def compressed_layers(
+    model: nn.Module, example_inputs: Tensor | Inputs, layout: Layout
+) -> dict[str, tuple[Layer, ...]]:
+    """Every compressed layer that runs: what to choose a plan for, once for each size of its inputs."""
+    found = {}
+    for name, use in layer_uses(model, example_inputs).items():
+        module = use.module
+        if isinstance(module, KroneckerLayer) and use.sizes:
+            found[name] = tuple(
+                Layer(module.structure, module.convolution(size), layout, module.bias is not None)
+                for size in dict.fromkeys(use.sizes)
+            )
+    return found
 
 
 def lower(
@@ -23,40 +34,27 @@ def lower(
     example_inputs: Tensor | Inputs,
     *,
     layout: Layout,
-    plan: PlanChoice = "auto",
-    accept: Callable[[Plan], bool] = lambda plan: True,
+    choose: Choose = by_cost,
+    accept: Accept = lambda plan: True,
 ) -> tuple[nn.Module, dict[str, tuple[Plan, ...]]]:
     """A copy of the model for export, in eval mode, and the plans of each compressed layer.
 
-    layout: of the runtime the file is for; plan: 'auto' takes the plan of least cost for the sizes
-    that the example inputs give each layer, 'dense' densifies every layer; accept: which plans the
-    format can hold. Raises UnsupportedError for a layer that has none.
+    layout: of the runtime the file is for; choose: gives the plan of a layer for the sizes that the
+    example inputs give it (see ``edgekron.choice``); accept: which plans the format can hold. Raises
+    UnsupportedError for a layer that has none.
     """
-    if plan == "dense":
-        accept = operator.attrgetter("is_dense")
-    uses = layer_uses(model, example_inputs)
     lowered = copy.deepcopy(model).eval()
     modules = dict(lowered.named_modules())
     plans: dict[str, tuple[Plan, ...]] = {}
-    for name, use in uses.items():
-        layer = modules[name]
-        if not isinstance(layer, KroneckerLayer) or not use.sizes:
-            continue
+    for name, layers in compressed_layers(model, example_inputs, layout).items():
         try:
-            plans[name] = tuple(
-                best_plan(
-                    layer.structure,
-                    layer.convolution(size),
-                    layout,
-                    bias=layer.bias is not None,
-                    accept=accept,
-                )
-                for size in dict.fromkeys(use.sizes)
-            )
+            plans[name] = tuple(choose(layer, accept).plan for layer in layers)
         except LookupError as error:
             raise UnsupportedError(f"layer '{name}': {error}") from None
-        runs = [LoweredLayer(each, layer.values, layer.bias) for each in plans[name]]
-        lowered = replace_module(lowered, layer, runs[0] if len(runs) == 1 else LoweredBySize(runs))
+        module = modules[name]
+        assert isinstance(module, KroneckerLayer)
+        runs = [LoweredLayer(plan, module.values, module.bias) for plan in plans[name]]
+        lowered = replace_module(lowered, module, runs[0] if len(runs) == 1 else LoweredBySize(runs))
     for parameter in lowered.parameters():
         parameter.requires_grad_(False)
     return lowered, plans

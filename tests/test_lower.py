@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from edgekron.choice import by_cost, dense
 from edgekron.layers import KroneckerConv2d, KroneckerLayer, KroneckerLinear
 from edgekron.lower import lower
 from edgekron.lowered import LoweredBySize, LoweredLayer
@@ -32,10 +33,10 @@ def test_a_copy_in_eval_mode_without_gradients() -> None:
 def test_both_layouts_and_dense_plans() -> None:
     model = classifier()
     for layout in ("nchw", "nhwc"):
-        for choice in ("auto", "dense"):
-            lowered, plans = lower(model, image(2), layout=layout, plan=choice)
+        for choose in (by_cost, dense):
+            lowered, plans = lower(model, image(2), layout=layout, choose=choose)
             assert all(plan.layout == layout for [plan] in plans.values())
-            assert choice == "auto" or all(plan.is_dense for [plan] in plans.values())
+            assert choose is by_cost or all(plan.is_dense for [plan] in plans.values())
             equal(model, lowered, image(2))
 
 

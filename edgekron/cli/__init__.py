@@ -15,6 +15,7 @@ from edgekron.cli.demo import demo
 from edgekron.cli.doctor import doctor
 from edgekron.cli.export import export
 from edgekron.cli.inspect import inspect
+from edgekron.cli.tune import tune
 from edgekron.cli.verify import verify
 from edgekron.errors import EdgekronError
 from edgekron.wording import one_line
@@ -28,7 +29,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 ok, 1 internal error, 2 usage, 3 unsupported layer or operator, "
     "4 parity failed, 7 unsafe file refused.",
 )
-for verb in (compress, export, verify, bench, inspect, doctor, demo):
+for verb in (compress, export, verify, bench, tune, inspect, doctor, demo):
     app.command()(verb)
 
 

@@ -30,7 +30,15 @@ class PlanName(StrEnum):
     """How compressed layers are executed."""
 
     auto = "auto"
+    tuned = "tuned"
     dense = "dense"
+
+
+class GuardName(StrEnum):
+    """What no layer may lose against its dense form."""
+
+    latency = "latency"
+    off = "off"
 
 
 class LayoutName(StrEnum):
@@ -50,8 +58,17 @@ def export(
         typer.Option("-o", "--output", help="File to write. Default: MODEL with the format's suffix."),
     ] = None,
     plan: Annotated[
-        PlanName, typer.Option(help="auto: the cheapest plan of each layer; dense: rebuild all weights.")
+        PlanName,
+        typer.Option(
+            help="auto: the plan of least estimated cost for each layer; tuned: the fastest by measurement "
+            "on this machine; dense: rebuild all weights."
+        ),
     ] = PlanName.auto,
+    guard: Annotated[
+        GuardName,
+        typer.Option(help="latency: a layer that runs faster dense is exported dense; off: never."),
+    ] = GuardName.latency,
+    threads: Annotated[int, typer.Option(min=1, help="Threads that --plan tuned measures on.")] = 1,
     opset: Annotated[
         int | None, typer.Option(help="ONNX opset. Default 18 (IR 8), for onnxruntime 1.14 on.")
     ] = None,
@@ -82,6 +99,8 @@ def export(
       edgekron export model.pt --format onnx
 
       edgekron export model.pt -f onnx -f tflite --dynamic-batch
+
+      edgekron export model.pt --format onnx --plan tuned --threads 1
     """
     from edgekron import plugins
     from edgekron.files import require_writable
@@ -107,6 +126,8 @@ def export(
                 example_inputs=tensors,
                 format=name,
                 plan=plan.value,
+                guard=guard.value,
+                threads=threads,
                 opset=opset if name == "onnx" or len(targets) == 1 else None,
                 dynamic_batch=dynamic_batch,
                 layout=layout.value if layout and (name == "tflite" or len(targets) == 1) else None,

@@ -5,23 +5,26 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, assert_never
 
 from torch import Tensor, nn
 
 from edgekron import __version__, plugins
 from edgekron.artifact import LayerRecord, Manifest, PlanRecord, StepRecord, TensorInfo, checksum
+from edgekron.choice import Accept, Choice, Choose, Guard, Layer, PlanChoice, by_cost, dense
 from edgekron.errors import ParityError
 from edgekron.exporter import Exported, Exporter, ExportOptions
 from edgekron.files import require_writable, write_atomically
-from edgekron.lower import PlanChoice
+from edgekron.lower import compressed_layers
 from edgekron.network import Inputs, as_inputs, dense_macs, layer_macs, layer_uses, parameters, run_model
 from edgekron.parity import ParityReport, Tolerance, compare
 from edgekron.plan import Layout, Plan, figures
 from edgekron.progress import Progress, silent
+from edgekron.tune.cache import Cache
 from edgekron.verbs.trials import (
     Trial,
     file_trial,
@@ -29,6 +32,7 @@ from edgekron.verbs.trials import (
     seeded_trials,
     session_outputs,
 )
+from edgekron.verbs.tune import tune_layers
 
 
 class Source(Protocol):
@@ -85,6 +89,8 @@ def export(
     example_inputs: Tensor | Inputs,
     format: str | None = None,
     plan: PlanChoice = "auto",
+    guard: Guard = "latency",
+    threads: int = 1,
     opset: int | None = None,
     dynamic_batch: bool = False,
     layout: Layout | None = None,
@@ -100,8 +106,10 @@ def export(
 
     path: of the file; its suffix is the format unless format= says it. example_inputs: give the
     input shapes, and the batch unless dynamic_batch. plan: 'auto' takes the plan of least cost for
-    each compressed layer, 'dense' densifies them all. opset: of ONNX, 18 by default; layout: of
-    images in the file, by default what the format prefers. inputs: .npz files to verify on, besides
+    each compressed layer, 'tuned' the one that is fastest by measurement, on so many threads (see
+    ``edgekron.verbs.tune``), 'dense' densifies them all. guard: 'latency' exports a layer dense where its
+    factors would run slower, 'off' keeps all compressed. opset: of ONNX, 18 by default; layout: of images
+    in the file, by default what the format prefers. inputs: .npz files to verify on, besides
     seeded random inputs; atol, rtol: see ``edgekron.parity.Tolerance``. source: the checkpoint, for
     the manifest.
 
@@ -110,7 +118,7 @@ def export(
     UnsupportedError for a network that has no form in the format. Nothing is left behind.
     """
     path, start, tolerance = Path(path), time.monotonic(), Tolerance(atol, rtol)
-    options = ExportOptions(plan, opset, dynamic_batch, layout)
+    options = ExportOptions(plan, guard, threads, opset, dynamic_batch, layout)
     exporter = plugins.exporter(format or plugins.format_of(path))
     plugins.require_suffix(path, exporter)
     if verify:
@@ -118,8 +126,16 @@ def export(
     require_writable(path, force=force)
     tensors = as_inputs(example_inputs)
     run_model(model, tensors)  # inputs that do not fit are reported before the work
+    choose, notes = _choose(model, tensors, exporter, options, progress)
+    reasons: dict[Plan, str] = {}
+
+    def choose_and_note(layer: Layer, accept: Accept) -> Choice:
+        choice = choose(layer, accept)
+        reasons[choice.plan] = choice.why
+        return choice
+
     progress("converting", 0, 3)
-    exported = exporter.export(model, tensors, options)
+    exported = exporter.export(model, tensors, options, choose_and_note)
     manifest = _manifest(model, tensors, exporter, exported, options, source)
     progress("verifying", 1, 3)
     report = None
@@ -140,19 +156,38 @@ def export(
     write_atomically(path, data, force=force)
     progress("written", 3, 3)
     seconds = time.monotonic() - start
-    warnings = (*_densified(exported, options), *exported.warnings)
+    warnings = (*_densified(exported, reasons), *notes, *exported.warnings)
     return ExportReport(path, len(data), checksum(data), manifest, report, warnings, seconds)
 
 
-def _densified(exported: Exported, options: ExportOptions) -> list[str]:
-    """Tell which compressed layers are exported dense although nobody asked for it."""
-    dense = [name for name, plans in exported.plans.items() if any(plan.is_dense for plan in plans)]
-    if options.plan == "dense" or not dense:
+def _choose(
+    model: nn.Module, tensors: Inputs, exporter: Exporter, options: ExportOptions, progress: Progress
+) -> tuple[Choose, tuple[str, ...]]:
+    """How plans are chosen, and what is to be told of it."""
+    match options.plan:
+        case "auto":
+            return partial(by_cost, guard=options.guard), ()
+        case "dense":
+            return dense, ()
+        case "tuned":
+            layers = compressed_layers(model, tensors, exporter.plan_layout)
+            with Cache() as cache:
+                tuned = tune_layers(layers, exporter, cache, threads=options.threads, progress=progress)
+            notes = (cache.warning,) if cache.warning else ()
+            return lambda layer, accept: tuned[layer].choice(options.guard), notes
+        case _:
+            assert_never(options.plan)
+
+
+def _densified(exported: Exported, reasons: Mapping[Plan, str]) -> list[str]:
+    """Tell which compressed layers are exported dense although nobody asked for it, and why."""
+    dense = {name: why for name, plans in exported.plans.items() for plan in plans if (why := reasons[plan])}
+    if not dense:
         return []
-    kept = len(exported.plans) - len(dense)
+    kept, each = len(exported.plans) - len(dense), ", ".join(f"{k} ({why})" for k, why in dense.items())
     return [
         f"kept {kept} of {len(exported.plans)} compressed layers; densified, since their factors would run "
-        f"slower: {', '.join(dense)}"
+        f"slower: {each}"
     ]
 
 

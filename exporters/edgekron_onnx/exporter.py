@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx
 import onnxsim
 import torch
@@ -10,12 +12,15 @@ from torch import nn
 
 from edgekron import __version__
 from edgekron.artifact import Manifest
+from edgekron.choice import Choose, by_cost
 from edgekron.errors import UnsupportedError, UsageError
 from edgekron.exporter import Exported, ExportOptions, Operator
 from edgekron.lower import lower
 from edgekron.network import Inputs
+from edgekron.plan import Layout, Plan
 from edgekron.quiet import quiet
 from edgekron.wording import one_line
+from edgekron_onnx.nodes import layer_model, random_weights
 
 DEFAULT_OPSET = 18
 """With IR 8, what onnxruntime 1.14 and newer load."""
@@ -32,15 +37,22 @@ class OnnxExporter:
     format = "onnx"
     suffix = ".onnx"
     runtime = "onnxruntime"
+    plan_layout: Layout = "nchw"
 
-    def export(self, model: nn.Module, inputs: Inputs, options: ExportOptions) -> Exported:
+    def accepts(self, plan: Plan) -> bool:
+        """ONNX holds them all."""
+        return True
+
+    def export(
+        self, model: nn.Module, inputs: Inputs, options: ExportOptions, choose: Choose = by_cost
+    ) -> Exported:
         """Convert the network; raises UsageError for an opset or layout that cannot be had."""
         opset = DEFAULT_OPSET if options.opset is None else options.opset
         if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
             raise UsageError(f"--opset {opset}: this version exports {OLDEST_OPSET} to {NEWEST_OPSET}")
         if options.layout == "nhwc":
             raise UsageError("--layout nhwc is for TFLite; ONNX files keep PyTorch's nchw")
-        lowered, plans = lower(model, inputs, layout="nchw", plan=options.plan)
+        lowered, plans = lower(model, inputs, layout=self.plan_layout, choose=choose)
         names = tuple(f"input_{k}" for k in range(len(inputs))) if len(inputs) > 1 else ("input",)
         with torch.no_grad():
             results = lowered(*inputs)
@@ -48,6 +60,17 @@ class OnnxExporter:
         outputs = tuple(f"output_{k}" for k in range(count)) if count > 1 else ("output",)
         proto = _convert(lowered, inputs, names, outputs, opset, options.dynamic_batch)
         return Exported(_checked(proto, opset), "nchw", names, outputs, plans)
+
+    def layers(self, plans: Sequence[Plan]) -> list[bytes]:
+        """Written from the plans; a layer over two axes stands between two convolutions."""
+        return [
+            _serialized(
+                layer_model(
+                    plan, *random_weights(plan), opset=DEFAULT_OPSET, between=plan.convolution.axes == 2
+                )
+            )
+            for plan in plans
+        ]
 
     def with_manifest(self, data: bytes, manifest: Manifest) -> bytes:
         """The same file with the manifest in its metadata."""

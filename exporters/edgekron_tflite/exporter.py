@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from edgekron.artifact import Manifest
+from edgekron.choice import Choose, by_cost
 from edgekron.errors import UnsupportedError, UsageError
 from edgekron.exporter import Exported, ExportOptions, Operator
 from edgekron.lower import lower
@@ -41,13 +42,21 @@ class TfliteExporter:
     format = "tflite"
     suffix = ".tflite"
     runtime = "litert"
+    plan_layout: Layout = "nhwc"
 
-    def export(self, model: nn.Module, inputs: Inputs, options: ExportOptions) -> Exported:
+    def accepts(self, plan: Plan) -> bool:
+        """Whether litert-torch converts it: it cannot dilate a convolution that spreads its input."""
+        convolutions = [step.convolution for step in plan.steps if isinstance(step, Convolve)]
+        return all(max(each.dilation) == 1 for each in convolutions if each.transposed)
+
+    def export(
+        self, model: nn.Module, inputs: Inputs, options: ExportOptions, choose: Choose = by_cost
+    ) -> Exported:
         """Convert the network; UnsupportedError if litert-torch cannot."""
         if options.opset is not None:
             raise UsageError("--opset is for ONNX; TFLite operators have versions of their own")
         layout: Layout = options.layout or "nhwc"
-        lowered, plans = lower(model, inputs, layout="nhwc", plan=options.plan, accept=_converts)
+        lowered, plans = lower(model, inputs, layout=self.plan_layout, choose=choose, accept=self.accepts)
         images = [k for k, x in enumerate(inputs) if x.dim() == 4]
         with torch.no_grad():
             results = lowered(*inputs)
@@ -82,12 +91,6 @@ class TfliteExporter:
     def operators(self, data: bytes) -> list[Operator]:
         """The operators of all subgraphs."""
         return operators(parse(data))
-
-
-def _converts(plan: Plan) -> bool:
-    """Whether litert-torch converts the plan: it cannot dilate a convolution that spreads its input."""
-    convolutions = [step.convolution for step in plan.steps if isinstance(step, Convolve)]
-    return all(max(each.dilation) == 1 for each in convolutions if each.transposed)
 
 
 def _repeated(inputs: Inputs, batch: int) -> Inputs:

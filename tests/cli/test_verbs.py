@@ -23,7 +23,7 @@ from edgekron.structure import Structure
 from edgekron.verbs.doctor import DoctorReport, Finding
 from tests.cli.conftest import Run
 
-VERBS = ("compress", "export", "verify", "bench", "inspect", "doctor", "demo")
+VERBS = ("compress", "export", "verify", "bench", "tune", "inspect", "doctor", "demo")
 
 
 def strict(text: str) -> Any:

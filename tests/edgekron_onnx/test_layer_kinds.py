@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from edgekron.choice import Choose, by_cost, dense
 from edgekron.compression import compress
 from edgekron.exporter import ExportOptions
-from edgekron.lower import PlanChoice
 from edgekron_onnx.exporter import OnnxExporter
 from edgekron_onnx.runtime import OnnxRuntime
 from tests.kinds import CLIPS, KINDS, STRUCTURES, Kinds, some_plans_of
@@ -37,14 +37,14 @@ def test_every_pattern_equals_torch(kind: str, tmp_path: Path) -> None:
     assert operators <= {"Add", "Conv", "ConvTranspose", "Gemm", "MatMul", "Pad", "Reshape", "Transpose"}
 
 
-@pytest.mark.parametrize("plan", ["auto", "dense"])
+@pytest.mark.parametrize("choose", [by_cost, dense])
 @pytest.mark.parametrize("factors", STRUCTURES)
-def test_a_network_of_all_kinds(factors: str, plan: PlanChoice, tmp_path: Path) -> None:
+def test_a_network_of_all_kinds(factors: str, choose: Choose, tmp_path: Path) -> None:
     torch.manual_seed(0)
     small = compress(Kinds(), example_inputs=CLIPS, structures=STRUCTURES[factors]).eval()
     for dynamic in (False, True):
-        options = ExportOptions(plan=plan, dynamic_batch=dynamic)
-        exported = EXPORTER.export(small, (CLIPS,), options)
+        options = ExportOptions(dynamic_batch=dynamic)
+        exported = EXPORTER.export(small, (CLIPS,), options, choose)
         assert list(exported.plans) == list(STRUCTURES[factors])
         clips = torch.cat([CLIPS, CLIPS + 1, CLIPS * 2]) if dynamic else CLIPS
         (found,) = run(exported.data, (clips,), tmp_path)

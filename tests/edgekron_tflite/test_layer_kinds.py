@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edgekron.choice import Choose, by_cost, dense
 from edgekron.compression import compress
 from edgekron.errors import UnsupportedError
 from edgekron.exporter import Exported, ExportOptions
 from edgekron.layers import KroneckerConv3d, KroneckerConvTranspose2d
-from edgekron.lower import PlanChoice
 from edgekron.plan.steps import Convolve, Step
-from edgekron_tflite.exporter import TfliteExporter, _converts
+from edgekron_tflite.exporter import TfliteExporter
 from edgekron_tflite.runtime import LiteRuntime
 from tests.kinds import CLIPS, KINDS, PATTERNS, STRUCTURES, Kinds, some_plans_of, structure
 from tests.samples import Branch, Branches, relative_error
@@ -46,7 +46,7 @@ STOCK = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_pattern_equals_torch(kind: str, tmp_path: Path) -> None:
-    branches = [Branch(plan, bias=True) for plan in some_plans_of(kind, "nhwc", _converts)]
+    branches = [Branch(plan, bias=True) for plan in some_plans_of(kind, "nhwc", EXPORTER.accepts)]
     network = Branches(branches).eval()
     exported = EXPORTER.export(network, network.inputs, ExportOptions())
     for branch, found in zip(branches, run(exported, network.inputs, tmp_path), strict=True):
@@ -151,13 +151,13 @@ def test_a_dilated_transposed_convolution_with_stride_has_no_form() -> None:
     assert str(error.value) == f"layer '0': {text} has no plan in nhwc that the format can hold"
 
 
-@pytest.mark.parametrize("plan", ["auto", "dense"])
+@pytest.mark.parametrize("choose", [by_cost, dense])
 @pytest.mark.parametrize("factors", STRUCTURES)
-def test_a_network_of_all_kinds(factors: str, plan: PlanChoice, tmp_path: Path) -> None:
+def test_a_network_of_all_kinds(factors: str, choose: Choose, tmp_path: Path) -> None:
     torch.manual_seed(0)
     small = compress(Kinds(), example_inputs=CLIPS, structures=STRUCTURES[factors]).eval()
-    exported = EXPORTER.export(small, (CLIPS,), ExportOptions(plan=plan))
+    exported = EXPORTER.export(small, (CLIPS,), ExportOptions(), choose)
     assert list(exported.plans) == list(STRUCTURES[factors])
     (found,) = run(exported, (CLIPS,), tmp_path)
     assert relative_error(small(CLIPS).detach().numpy(), found) < 1e-5
-    assert ("CONV_3D" in operators(exported)) is (plan == "dense")
+    assert ("CONV_3D" in operators(exported)) is (choose is dense)

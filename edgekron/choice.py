@@ -1,0 +1,81 @@
+"""Choice: which of its plans a compressed layer is executed by, and why.
+
+``by_cost`` and ``dense`` decide here; a choice by measurement is made in ``edgekron.tune``. None of them
+knows a runtime: whoever lowers a network is given one of them as a function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from edgekron.plan import Convolution, Layout, Plan, best_plan
+from edgekron.structure import Structure
+
+PlanChoice = Literal["auto", "tuned", "dense"]
+Guard = Literal["latency", "off"]
+NO_OTHER = "no other form"
+Accept = Callable[[Plan], bool]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a plan is chosen for: all that its latency depends on but the machine."""
+
+    structure: Structure
+    convolution: Convolution
+    layout: Layout
+    bias: bool
+
+    @property
+    def key(self) -> str:
+        """Text that tells it from every other layer."""
+        c = self.convolution
+        parts = [str(self.structure), f"size {c.size}", f"stride {c.stride}", f"padding {c.padding}"]
+        parts += [f"dilation {c.dilation}", f"groups {c.groups}"]
+        if c.transposed:
+            parts.append(f"transposed, output padding {c.output_padding}")
+        return ", ".join([*parts, self.layout, "bias" if self.bias else "no bias"])
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plan; why: if it is dense although the layer is compressed and nobody asked for it, else empty."""
+
+    plan: Plan
+    why: str = ""
+
+
+Choose = Callable[[Layer, Accept], Choice]
+"""Gives an acceptable plan of a layer; LookupError if there is none."""
+
+
+def by_cost(layer: Layer, accept: Accept, *, guard: Guard = "latency") -> Choice:
+    """The plan of least cost; unless `guard` is off, the dense form may be it."""
+    best = _best(layer, accept)
+    if not best.is_dense:
+        return Choice(best)
+    compressed = compressed_plan(layer, accept)
+    if compressed is None:
+        return Choice(best, NO_OTHER)
+    if guard == "off":
+        return Choice(compressed)
+    return Choice(best, f"{compressed.cost / best.cost:.2f}x the cost of dense")
+
+
+def dense(layer: Layer, accept: Accept) -> Choice:
+    """The dense form."""
+    return Choice(_best(layer, lambda plan: plan.is_dense and accept(plan)))
+
+
+def compressed_plan(layer: Layer, accept: Accept) -> Plan | None:
+    """The plan of least cost that is not dense, if there is one."""
+    try:
+        return _best(layer, lambda plan: not plan.is_dense and accept(plan))
+    except LookupError:
+        return None
+
+
+def _best(layer: Layer, accept: Accept) -> Plan:
+    return best_plan(layer.structure, layer.convolution, layer.layout, bias=layer.bias, accept=accept)

@@ -1,0 +1,1 @@
+"""Tune: plans chosen by measurement."""
