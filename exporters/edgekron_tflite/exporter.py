@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,18 @@ from edgekron.artifact import Manifest
 from edgekron.choice import Choose, by_cost
 from edgekron.errors import UnsupportedError, UsageError
 from edgekron.exporter import Exported, ExportOptions, Operator
+from edgekron.factors import Factors
 from edgekron.lower import lower
+from edgekron.lowered import LoweredLayer
 from edgekron.network import Inputs
 from edgekron.plan import Layout, Plan
-from edgekron.plan.steps import Convolve
+from edgekron.plan.steps import AddBias, Convolve
 from edgekron.quiet import quiet
 from edgekron.wording import one_line
 from edgekron_tflite.batch import THREE, TWO, free_batch
 from edgekron_tflite.flatbuffer import get_metadata, operators, pack, parse, rename, set_metadata
 from edgekron_tflite.rewrite import rewrite
+from edgekron_tflite.split import split
 
 KEY = "edgekron"
 UNDELEGATED = {
@@ -77,6 +81,16 @@ class TfliteExporter:
         warnings = _check([op.name for op in operators(tree)], transposes)
         return Exported(pack(tree), layout, names, outputs, plans, warnings)
 
+    def layers(self, plans: Sequence[Plan]) -> list[bytes]:
+        """Converted side by side, then taken apart.
+
+        Images stay channels-last between all operators, so that a layer needs no neighbours.
+        """
+        branches = _Branches(plans).eval()
+        inputs = branches.inputs()
+        images = [k for k, x in enumerate(inputs) if x.dim() == 4]
+        return [pack(part) for part in split(_convert(branches, inputs, images, images))]
+
     def with_manifest(self, data: bytes, manifest: Manifest) -> bytes:
         """The same file with the manifest in its metadata."""
         tree = parse(data)
@@ -91,6 +105,41 @@ class TfliteExporter:
     def operators(self, data: bytes) -> list[Operator]:
         """The operators of all subgraphs."""
         return operators(parse(data))
+
+
+class _Branches(nn.Module):
+    """Layers side by side with random factors, each with an input and an output of its own."""
+
+    def __init__(self, plans: Sequence[Plan]) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+
+        def random(*shape: int) -> torch.Tensor:
+            return torch.rand(shape, generator=generator) - 0.5
+
+        self._plans = tuple(plans)
+        self.layers = nn.ModuleList()
+        for plan in plans:
+            structure = plan.structure
+            values = tuple(random(*structure.value_shape(k)) for k in range(len(structure.factors)))
+            bias = random(structure.weight_shape[0]) if _adds_bias(plan) else None
+            self.layers.append(LoweredLayer(plan, Factors(structure, values), bias))
+
+    def inputs(self) -> Inputs:
+        """One for each layer."""
+        return tuple(torch.zeros(1, _channels(plan), *plan.convolution.size) for plan in self._plans)
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Each layer on its own input."""
+        return tuple(layer(x) for layer, x in zip(self.layers, inputs, strict=True))
+
+
+def _adds_bias(plan: Plan) -> bool:
+    return any(isinstance(step, AddBias) or (isinstance(step, Convolve) and step.bias) for step in plan.steps)
+
+
+def _channels(plan: Plan) -> int:
+    return plan.structure.weight_shape[1] * plan.convolution.groups
 
 
 def _repeated(inputs: Inputs, batch: int) -> Inputs:
