@@ -1,9 +1,9 @@
 """Choose: the plan of a layer by measurement, from the cache or from a race.
 
 The rule. A network must not have a layer that is slower than its dense form. So dense is taken where it is
-faster than the fastest compressed form by more than the noise: where the 95 % interval of the ratio of
-their latencies lies above 1. Where the two cannot be told apart, the compressed form is as fast, and
-smaller.
+faster than the fastest compressed form by more than the noise: where that was dropped from the race and
+dense was not, or where the 95 % interval of the ratio of their latencies lies above 1. Where the two
+cannot be told apart, the compressed form is as fast, and smaller.
 """
 
 from __future__ import annotations
@@ -43,17 +43,20 @@ class Tuned:
 
     @property
     def fastest(self) -> tuple[Plan, Timing] | None:
-        """The compressed plan that is fastest; None if the layer has none."""
+        """The fastest of the compressed plans that raced longest; None if the layer has none."""
         pairs = zip(self.contestants, self.timings, strict=True)
         compressed = [(plan, timing) for plan, timing in pairs if not plan.is_dense]
-        return min(compressed, key=lambda pair: pair[1].median, default=None)
+        return min(compressed, key=lambda pair: (-len(pair[1].samples), pair[1].median), default=None)
 
     def choice(self, guard: Guard) -> Choice:
         """What to export; with the guard off, never the dense form if there is another."""
         if self.fastest is None:
             return Choice(self.contestants[0], NO_OTHER)
         plan, timing = self.fastest
-        if guard == "latency" and self.dense is not None and ratio_interval(timing, self.dense)[0] > 1:
+        if guard == "off" or self.dense is None:
+            return Choice(plan)
+        was_dropped = len(timing.samples) < len(self.dense.samples)
+        if was_dropped or ratio_interval(timing, self.dense)[0] > 1:
             ratio = timing.median / self.dense.median
             return Choice(self.contestants[0], f"{ratio:.2f}x the time of dense, measured")
         return Choice(plan)

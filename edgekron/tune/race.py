@@ -17,7 +17,7 @@ from dataclasses import dataclass
 HEAT = 4
 """Rounds between two decisions who stays."""
 MIN_ROUNDS = 3 * HEAT
-"""Rounds that the last two contestants run in any case: enough for an interval."""
+"""Rounds that the first contestant and the best of the others run in any case: enough for an interval."""
 MAX_ROUNDS = 10 * HEAT
 LOST = 1.1
 """A contestant whose fastest run takes longer than this times the leader's median has lost."""
@@ -45,8 +45,9 @@ def race(
     """Time the contestants against each other, in the order given.
 
     seconds: of racing, after two rounds that do not count, the first of which allocates. It goes on until
-    MIN_ROUNDS are done, and ends early when no more than one contestant is left. The first contestant is
-    never dropped in these rounds: it is what the others are compared with. clock: gives the time in ns.
+    MIN_ROUNDS are done, and ends early when no more than one contestant is left. In these rounds the first
+    contestant and the best of the others are not dropped: they are what is compared. clock: gives the time
+    in ns.
     """
     was_enabled = gc.isenabled()
     gc.disable()  # without collecting first, which takes as long as a race
@@ -74,10 +75,11 @@ def _rounds(
         if rounds >= MIN_ROUNDS and (len(racing) == 1 or clock() - start > budget):
             break
         if rounds % HEAT == 0:
-            leader = min(statistics.median(samples[index]) for index in racing)
+            medians = {index: statistics.median(samples[index]) for index in racing}
+            leader = min(medians.values())
             kept = {index for index in racing if min(samples[index]) <= LOST * leader}
             if rounds < MIN_ROUNDS:
-                kept.add(0)
+                kept |= {0, *sorted(racing[1:], key=lambda index: medians[index])[:1]}
             racing = [index for index in racing if index in kept]
     return samples
 

@@ -33,13 +33,18 @@ from edgekron.verbs.trials import seeded_trials
 
 @dataclass(frozen=True)
 class TuneRow:
-    """Layers that are the same but for their values. times in ms; why: they are exported dense."""
+    """Layers that are the same but for their values.
+
+    plan: what is exported; plans: how many raced; compressed, dense: ms of the fastest compressed plan and of
+    the dense form, two neighbours included where the exporter puts them, None if there is no such plan; why:
+    dense is exported; cached: it was measured before.
+    """
 
     names: tuple[str, ...]
     layer: str
     plan: str
     plans: int
-    best: float | None
+    compressed: float | None
     dense: float | None
     why: str
     cached: bool
@@ -47,7 +52,7 @@ class TuneRow:
 
 @dataclass(frozen=True)
 class TuneReport:
-    """What was measured of a network; seconds: of building and racing the plans that were not cached."""
+    """What was measured of a network; seconds: of all the work, finding its layers included."""
 
     conditions: Conditions
     rows: tuple[TuneRow, ...]
@@ -60,21 +65,21 @@ class TuneReport:
         return sum(row.plans for row in self.rows if not row.cached)
 
     def __str__(self) -> str:
-        head = ["layers", "plans", "best ms", "dense ms", "dense / best", "exported", "measured"]
+        head = ["layers", "plans", "compressed ms", "dense ms", "speed-up", "exported", "measured"]
         rows = [
             [
                 ", ".join(row.names),
                 str(row.plans),
-                _milliseconds(row.best),
+                _milliseconds(row.compressed),
                 _milliseconds(row.dense),
-                f"{row.dense / row.best:.2f}x" if row.best and row.dense else "-",
+                f"{row.dense / row.compressed:.2f}x" if row.compressed and row.dense else "-",
                 "dense" if row.why else "compressed",
                 "before" if row.cached else "now",
             ]
             for row in self.rows
         ]
         c = self.conditions
-        footer = f"{c.runtime} {c.version}, {c.threads} threads, {c.precision}, {c.cpu}"
+        footer = f"{c.runtime} {c.version}, threads {c.threads}, {c.precision}, {c.cpu}"
         pace = f"{self.raced} plans raced in {self.seconds:.1f} s" if self.raced else "nothing left to race"
         lines = [table(head, rows), f"{pace}; {footer}"]
         return "\n".join(lines + [f"warning: {text}" for text in self.warnings])
@@ -192,13 +197,12 @@ def _start(
     exporter: Exporter, runtime: Runtime, threads: int, plans: Sequence[Plan]
 ) -> Iterator[list[Callable[[], object]]]:
     """Files of the layer alone, opened and ready to run."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         sessions = []
         for index, data in enumerate(exporter.layers(plans)):
             path = Path(folder) / f"{index}{exporter.suffix}"
             path.write_bytes(data)
             sessions.append(runtime.open(path, threads=threads))
-            path.unlink()
         yield [_run(session) for session in sessions]
 
 
@@ -209,14 +213,14 @@ def _run(session: Session) -> Callable[[], object]:
 
 def _row(names: Sequence[str], tuned: Tuned) -> TuneRow:
     choice = tuned.choice("latency")
-    best = None if tuned.fastest is None else tuned.fastest[1].median * 1e3
+    fastest = None if tuned.fastest is None else tuned.fastest[1].median * 1e3
     dense = None if tuned.dense is None else tuned.dense.median * 1e3
     return TuneRow(
         tuple(names),
         tuned.layer.key,
         str(choice.plan),
         len(tuned.contestants),
-        best,
+        fastest,
         dense,
         choice.why,
         tuned.cached,

@@ -115,6 +115,15 @@ def test_dense_is_exported_where_it_is_faster_by_more_than_the_noise() -> None:
     assert noisy.choice("latency").plan == noisy.contestants[1]
 
 
+def test_a_plan_that_was_dropped_does_not_win() -> None:
+    """The four rounds of the one were disturbed, as were all its rivals'; those went on to run faster."""
+    timings = [Timing((1.0,) * 12), Timing((0.8, 0.8, 0.8, 0.8)), Timing((1.2, 0.9, *(0.85,) * 10))]
+    race = replace(tuned(1.0, 1.0, 1.0), timings=tuple(timings))
+    assert race.choice("latency").plan == race.contestants[2]
+    dropped = replace(race, contestants=race.contestants[:2], timings=tuple(timings[:2]))
+    assert dropped.choice("latency").plan.is_dense
+
+
 def test_a_layer_without_another_form() -> None:
     race = tuned(1.0)
     for choice in (race.choice("latency"), race.choice("off")):

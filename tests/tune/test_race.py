@@ -45,13 +45,15 @@ def test_all_run_in_turn_and_the_slow_drop_out() -> None:
     assert track.runs[4 * rounds :][:6] == ["a", "b", "c"] * 2
 
 
-def test_the_first_is_kept_until_its_ratio_is_known() -> None:
-    track = Track()
-    timings = race([track.contestant("slow", [50]), track.contestant("b", [1])], clock=track.clock)
-    assert len(timings[0].samples) == MIN_ROUNDS
-    track = Track()
-    timings = race([track.contestant("first", [1]), track.contestant("b", [50])], clock=track.clock)
-    assert [len(timing.samples) for timing in timings] == [MIN_ROUNDS, HEAT]
+def test_the_first_and_the_best_of_the_others_run_until_their_ratio_is_known() -> None:
+    for times, rounds in (
+        ((50, 1), (MIN_ROUNDS, MIN_ROUNDS + 1)),
+        ((1, 50), (MIN_ROUNDS + 1, MIN_ROUNDS)),
+        ((1, 60, 50, 70), (MIN_ROUNDS + 1, HEAT, MIN_ROUNDS, HEAT)),
+    ):
+        track = Track()
+        timings = race([track.contestant("x", [ms]) for ms in times], seconds=9, clock=track.clock)
+        assert tuple(len(timing.samples) for timing in timings) == rounds
 
 
 def test_time_ends_it_after_the_least_rounds() -> None:
