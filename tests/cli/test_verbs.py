@@ -209,6 +209,8 @@ def test_options_of_export(folder: Path, run: Run) -> None:
     assert report["parity"] is None
     assert report["manifest"]["options"] == {
         "plan": "dense",
+        "guard": "latency",
+        "threads": 1,
         "opset": 20,
         "dynamic_batch": False,
         "layout": None,
