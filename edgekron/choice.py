@@ -15,7 +15,6 @@ from edgekron.structure import Structure
 
 PlanChoice = Literal["auto", "tuned", "dense"]
 Guard = Literal["latency", "off"]
-NO_OTHER = "no other form"
 Accept = Callable[[Plan], bool]
 
 
@@ -58,10 +57,15 @@ def by_cost(layer: Layer, accept: Accept, *, guard: Guard = "latency") -> Choice
         return Choice(best)
     compressed = compressed_plan(layer, accept)
     if compressed is None:
-        return Choice(best, NO_OTHER)
+        return only_dense(layer, best)
     if guard == "off":
         return Choice(compressed)
     return Choice(best, f"{compressed.cost / best.cost:.2f}x the cost of dense")
+
+
+def only_dense(layer: Layer, plan: Plan) -> Choice:
+    """The dense form of a layer that has no other here; nothing to tell if the layer is one factor."""
+    return Choice(plan, "no other form in this format" if len(layer.structure.factors) > 1 else "")
 
 
 def dense(layer: Layer, accept: Accept) -> Choice:

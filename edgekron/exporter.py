@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from torch import nn
 
 from edgekron.artifact import Manifest
 from edgekron.choice import Choose, Guard, PlanChoice, by_cost
+from edgekron.errors import UsageError
 from edgekron.network import Inputs
 from edgekron.plan import Layout, Plan
 
@@ -26,7 +27,7 @@ class ExportOptions:
     plan: how plans are chosen, 'auto', 'tuned' or 'dense'; guard: 'latency' exports a layer dense where
     that is faster, 'off' keeps all compressed; threads: that 'tuned' measures on. opset: of ONNX;
     dynamic_batch: the file takes any batch; layout: of 4-D inputs and outputs, by default what the format
-    prefers.
+    prefers. The first three are for the record where an exporter is given the choice as a function.
     """
 
     plan: PlanChoice = "auto"
@@ -35,6 +36,13 @@ class ExportOptions:
     opset: int | None = None
     dynamic_batch: bool = False
     layout: Literal["nchw", "nhwc"] | None = None
+
+    def __post_init__(self) -> None:
+        for name, kind in (("plan", PlanChoice), ("guard", Guard)):
+            if getattr(self, name) not in get_args(kind):
+                raise UsageError(
+                    f"{name}={getattr(self, name)!r}: expected one of {', '.join(get_args(kind))}"
+                )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 
-from edgekron.choice import NO_OTHER, Accept, Choice, Guard, Layer
+from edgekron.choice import Accept, Choice, Guard, Layer, only_dense
 from edgekron.plan import Plan, best_plans
 from edgekron.tune.cache import Cache, Conditions
 from edgekron.tune.race import Timing, race, ratio_interval
@@ -51,7 +51,7 @@ class Tuned:
     def choice(self, guard: Guard) -> Choice:
         """What to export; with the guard off, never the dense form if there is another."""
         if self.fastest is None:
-            return Choice(self.contestants[0], NO_OTHER)
+            return only_dense(self.layer, self.contestants[0])
         plan, timing = self.fastest
         if guard == "off" or self.dense is None:
             return Choice(plan)

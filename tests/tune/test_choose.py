@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekron.choice import NO_OTHER, Layer, by_cost
+from edgekron.choice import Layer, by_cost
 from edgekron.plan import Plan
 from edgekron.structure import Structure
 from edgekron.tune.cache import Cache, Conditions
@@ -127,7 +127,7 @@ def test_a_plan_that_was_dropped_does_not_win() -> None:
 def test_a_layer_without_another_form() -> None:
     race = tuned(1.0)
     for choice in (race.choice("latency"), race.choice("off")):
-        assert (choice.plan.is_dense, choice.why) == (True, NO_OTHER)
+        assert (choice.plan.is_dense, choice.why) == (True, "no other form in this format")
 
 
 def test_a_format_that_cannot_hold_the_dense_form() -> None:
@@ -156,5 +156,7 @@ def test_the_choice_by_cost_has_a_guard_too() -> None:
     assert guarded.plan.is_dense and guarded.why.endswith("x the cost of dense")
     assert not kept.plan.is_dense and kept.why == ""
     only_dense = by_cost(small, lambda plan: plan.is_dense, guard="off")
-    assert only_dense.plan.is_dense and only_dense.why == NO_OTHER
+    assert only_dense.plan.is_dense and only_dense.why == "no other form in this format"
     assert by_cost(LAYER, anything).why == ""
+    one_factor = replace(LAYER, structure=Structure.dense((64, 64, 3, 3)))
+    assert by_cost(one_factor, anything).why == "" and by_cost(one_factor, anything).plan.is_dense

@@ -151,7 +151,15 @@ def test_a_network_without_compressed_layers(tmp_path: Path) -> None:
     export(nn.Conv2d(8, 8, 3), tmp_path / "m.onnx", example_inputs=X, plan="tuned")
 
 
-def test_what_cannot_be() -> None:
+def test_what_cannot_be(tmp_path: Path) -> None:
+    for given, message in (
+        ({"plan": "best"}, "plan='best': expected one of auto, tuned, dense"),
+        ({"guard": "size"}, "guard='size': expected one of latency, off"),
+        ({"plan": "tuned", "threads": 0}, "threads=0: expected at least 1"),
+    ):
+        with pytest.raises(UsageError) as usage:
+            export(network(), tmp_path / "m.onnx", example_inputs=X, **given)
+        assert str(usage.value) == message
     with pytest.raises(UsageError, match="threads=4096, but this process may use"):
         tune(network(), format="onnx", example_inputs=X, threads=4096)
     with pytest.raises(UsageError, match="unknown format 'onx'"):
