@@ -8,14 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
+from edgekron.errors import UsageError
 from edgekron.plan import Convolution, Layout, Plan, best_plan
 from edgekron.structure import Structure
 
 PlanChoice = Literal["auto", "tuned", "dense"]
 Guard = Literal["latency", "off"]
 Accept = Callable[[Plan], bool]
+
+
+@dataclass(frozen=True)
+class ChoiceOptions:
+    """How plans are chosen; every field is an option of the command line too.
+
+    plan: 'auto' by cost, 'tuned' by measurement, 'dense' for the dense form of every layer; guard: 'latency'
+    exports a layer dense where that is faster, 'off' keeps all compressed; threads: to measure on.
+    """
+
+    plan: PlanChoice = "auto"
+    guard: Guard = "latency"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        for name, kind in (("plan", PlanChoice), ("guard", Guard)):
+            given, known = getattr(self, name), get_args(kind)
+            if given not in known:
+                raise UsageError(f"{name}={given!r}: expected one of {', '.join(known)}")
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol
 
 from torch import nn
 
 from edgekron.artifact import Manifest
-from edgekron.choice import Choose, Guard, PlanChoice, by_cost
-from edgekron.errors import UsageError
+from edgekron.choice import Choose, by_cost
 from edgekron.network import Inputs
 from edgekron.plan import Layout, Plan
 
@@ -24,25 +23,13 @@ from edgekron.plan import Layout, Plan
 class ExportOptions:
     """How to export; every field is an option of the command line too.
 
-    plan: how plans are chosen, 'auto', 'tuned' or 'dense'; guard: 'latency' exports a layer dense where
-    that is faster, 'off' keeps all compressed; threads: that 'tuned' measures on. opset: of ONNX;
-    dynamic_batch: the file takes any batch; layout: of 4-D inputs and outputs, by default what the format
-    prefers. The first three are for the record where an exporter is given the choice as a function.
+    opset: of ONNX; dynamic_batch: the file takes any batch; layout: of 4-D inputs and outputs, by default
+    what the format prefers.
     """
 
-    plan: PlanChoice = "auto"
-    guard: Guard = "latency"
-    threads: int = 1
     opset: int | None = None
     dynamic_batch: bool = False
     layout: Literal["nchw", "nhwc"] | None = None
-
-    def __post_init__(self) -> None:
-        for name, kind in (("plan", PlanChoice), ("guard", Guard)):
-            if getattr(self, name) not in get_args(kind):
-                raise UsageError(
-                    f"{name}={getattr(self, name)!r}: expected one of {', '.join(get_args(kind))}"
-                )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from edgekron import __version__, plugins
 from edgekron.artifact import LayerRecord, Manifest, PlanRecord, StepRecord, TensorInfo, checksum
-from edgekron.choice import Accept, Choice, Choose, Guard, Layer, PlanChoice, by_cost, dense
+from edgekron.choice import Accept, Choice, ChoiceOptions, Choose, Guard, Layer, PlanChoice, by_cost, dense
 from edgekron.errors import ParityError
 from edgekron.exporter import Exported, Exporter, ExportOptions
 from edgekron.files import require_writable, write_atomically
@@ -118,7 +118,7 @@ def export(
     UnsupportedError for a network that has no form in the format. Nothing is left behind.
     """
     path, start, tolerance = Path(path), time.monotonic(), Tolerance(atol, rtol)
-    options = ExportOptions(plan, guard, threads, opset, dynamic_batch, layout)
+    how, options = ChoiceOptions(plan, guard, threads), ExportOptions(opset, dynamic_batch, layout)
     exporter = plugins.exporter(format or plugins.format_of(path))
     plugins.require_suffix(path, exporter)
     if verify:
@@ -126,7 +126,7 @@ def export(
     require_writable(path, force=force)
     tensors = as_inputs(example_inputs)
     run_model(model, tensors)  # inputs that do not fit are reported before the work
-    choose, notes = _choose(model, tensors, exporter, options, progress)
+    choose, notes = _choose(model, tensors, exporter, how, progress)
     reasons: dict[Plan, str] = {}
 
     def choose_and_note(layer: Layer, accept: Accept) -> Choice:
@@ -136,7 +136,7 @@ def export(
 
     progress("converting", 0, 3)
     exported = exporter.export(model, tensors, options, choose_and_note)
-    manifest = _manifest(model, tensors, exporter, exported, options, source)
+    manifest = _manifest(model, tensors, exporter, exported, how, options, source)
     progress("verifying", 1, 3)
     report = None
     if verify:
@@ -161,22 +161,22 @@ def export(
 
 
 def _choose(
-    model: nn.Module, tensors: Inputs, exporter: Exporter, options: ExportOptions, progress: Progress
+    model: nn.Module, tensors: Inputs, exporter: Exporter, how: ChoiceOptions, progress: Progress
 ) -> tuple[Choose, tuple[str, ...]]:
     """How plans are chosen, and what is to be told of it."""
-    match options.plan:
+    match how.plan:
         case "auto":
-            return partial(by_cost, guard=options.guard), ()
+            return partial(by_cost, guard=how.guard), ()
         case "dense":
             return dense, ()
         case "tuned":
             layers = compressed_layers(model, tensors, exporter.plan_layout)
             with Cache() as cache:
-                tuned = tune_layers(layers, exporter, cache, threads=options.threads, progress=progress)
+                tuned = tune_layers(layers, exporter, cache, threads=how.threads, progress=progress)
             notes = (cache.warning,) if cache.warning else ()
-            return lambda layer, accept: tuned[layer].choice(options.guard), notes
+            return lambda layer, accept: tuned[layer].choice(how.guard), notes
         case _:
-            assert_never(options.plan)
+            assert_never(how.plan)
 
 
 def _densified(exported: Exported, reasons: Mapping[Plan, str]) -> list[str]:
@@ -219,6 +219,7 @@ def _manifest(
     tensors: Inputs,
     exporter: Exporter,
     exported: Exported,
+    how: ChoiceOptions,
     options: ExportOptions,
     source: Source | None,
 ) -> Manifest:
@@ -243,7 +244,7 @@ def _manifest(
         parameters=parameters,
         macs=macs,
         layers=layers,
-        options=asdict(options),
+        options=asdict(how) | asdict(options),
         factory=source.factory if source else None,
         source_sha256=source.sha256 if source else None,
         version=__version__,

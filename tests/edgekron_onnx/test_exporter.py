@@ -23,6 +23,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 from edgekron.artifact import LayerRecord, Manifest, PlanRecord, StepRecord, TensorInfo
+from edgekron.choice import dense
 from edgekron.errors import UnsupportedError, UsageError
 from edgekron.exporter import Exported, ExportOptions
 from edgekron.plan import Convolution, plans
@@ -186,7 +187,7 @@ def test_operators_of_a_layer(name: str) -> None:
 
 def test_a_dense_plan_is_one_operator() -> None:
     model, x = convolution("16x4x1x1[r] * 4x16x3x3[r]; r=2"), torch.randn(1, 64, 32, 32)
-    assert names(export(model, x, plan="dense").data) == ["Conv"]
+    assert names(EXPORTER.export(model, (x,), ExportOptions(), dense).data) == ["Conv"]
 
 
 def test_batch_norm_is_folded_into_the_last_step_that_makes_all_channels() -> None:

@@ -112,3 +112,19 @@ def test_random_weights_are_seeded_and_fit() -> None:
     assert [w.shape for w in weights] == [tuple(w.shape) for w in step_weights(plan, branch.factors)]
     assert {w.dtype for w in [*weights, bias]} == {np.dtype(np.float32)}
     assert torch.from_numpy(bias).shape == (plan.structure.weight_shape[0],)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_of_layers_run(kind: str, tmp_path: Path) -> None:
+    plans = plans_of(kind)
+    axes = plans[0].convolution.axes
+    for plan, data in zip(plans, EXPORTER.layers(plans), strict=True):
+        operators = [operator.name for operator in EXPORTER.operators(data)]
+        assert (operators[0] == operators[-1] == "Conv") or axes != 2
+        proto = onnx.load_model_from_string(data)
+        onnx.checker.check_model(proto, full_check=True)
+        inputs, *_ = proto.graph.input
+        shape = [n.dim_value for n in inputs.type.tensor_type.shape.dim]
+        y = run(proto, np.ones(shape, np.float32), tmp_path)
+        assert y.shape == (1, plan.structure.weight_shape[0], *plan.convolution.out)
+        assert np.isfinite(y).all()
