@@ -11,8 +11,8 @@ A model knows the few facts that decide between plans, and is linear in its coef
   more on onnxruntime where several axes move and the last is one of them;
 * onnxruntime on x86-64 keeps images in blocks of 16 channels from one convolution to the next. What is
   no such convolution (views, transposes, matrix products, channels that are no multiple of 4) needs the
-  plain order, and the way there and back costs `reorder` for each element. A layer is entered and left
-  in blocks, as its neighbours leave and want it.
+  plain order, and the way there and back is an operator that costs `reorder` for each element. A layer
+  is entered and left in blocks, as its neighbours leave and want it.
 """
 
 from __future__ import annotations
