@@ -27,7 +27,7 @@ IMAGES = Path(__file__).parents[1] / "benchmarks" / "data"
 FORMATS = ("onnx", "tflite")
 FAST = {
     "onnx": {"Conv", "Relu", "Add", "ReduceMean", "Reshape", "Gemm", "Pad", "Slice"},
-    "tflite": {"CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "MEAN", "FULLY_CONNECTED", "PAD", "STRIDED_SLICE"},
+    "tflite": {"CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "MEAN", "FULLY_CONNECTED", "PAD", "RESHAPE", "SLICE"},
 }
 
 
