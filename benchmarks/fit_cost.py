@@ -6,7 +6,7 @@
 
 For layers of typical networks and structures of every kind, the dense plan and several others are
 measured side by side, each between two depthwise convolutions, as it runs in a network. The model is
-linear in its coefficients: non-negative least squares of the relative errors gives them. Printed with
+linear in its coefficients: least squares of the relative errors with lower bounds gives them. Printed with
 the fit: for how much longer than the fastest plan measured the plan runs that the model would choose.
 """
 
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
+from scipy.optimize import lsq_linear
 from torch import nn
 
 from edgekron import plugins
@@ -41,6 +41,8 @@ from edgekron.table import table
 
 RUNTIMES: dict[str, tuple[str, Layout]] = {"onnxruntime": ("onnx", "nchw"), "litert": ("tflite", "nhwc")}
 COEFFICIENTS = [field.name for field in fields(CostModel) if field.name not in ("lanes", "blocks")]
+LEAST = {"operator": 1000.0, "small_block": 1.2}
+"""Lower bounds, ns: what profiles and ``benchmarks/forms.py`` show where few samples tell it."""
 IMAGES = [(64, 56), (128, 28), (256, 14), (512, 7), (64, 32), (128, 16), (256, 8), (32, 112)]
 
 
@@ -165,7 +167,11 @@ def fit(samples: list[Sample], base: CostModel) -> tuple[CostModel, Any]:
     times = np.array([sample.ns for sample in samples])
     used: Any = matrix.any(axis=0)
     found = np.zeros(matrix.shape[1])
-    found[used] = nnls(matrix[:, used] / times[:, None], np.ones(len(times)))[0]
+    least = np.array(
+        [LEAST.get(name, 0.0) for name in COEFFICIENTS] + [0.0] * (len(found) - len(COEFFICIENTS))
+    )
+    relative = matrix[:, used] / times[:, None]
+    found[used] = lsq_linear(relative, np.ones(len(times)), bounds=(least[used], np.inf)).x
     values: dict[str, Any] = {
         name: float(v) if u else getattr(base, name)
         for name, v, u in zip(COEFFICIENTS, found, used, strict=False)

@@ -47,6 +47,13 @@ def compress(
     macs: Annotated[
         float | None, typer.Option(help="Divide the multiplications of the whole network by at least this.")
     ] = None,
+    speedup: Annotated[
+        float | None,
+        typer.Option(
+            help="Divide the latency of the layers by at least this, as the cost models of onnxruntime and "
+            "LiteRT predict it for one thread."
+        ),
+    ] = None,
     structures: Annotated[
         Path | None,
         typer.Option(
@@ -118,6 +125,7 @@ def compress(
             example_inputs=inputs,
             ratio=ratio,
             macs=macs,
+            speedup=speedup,
             structures=chosen,
             method=method.value,
             max_factors=max_factors,

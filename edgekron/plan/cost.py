@@ -58,7 +58,8 @@ class CostModel:
         """One convolution; read, written: activations."""
         out, inner, *kernel = step.weight.shape
         pairs = read * (out // step.groups) if step.convolution.transposed else written * inner
-        filled = self._fill(out // step.groups)
+        depthwise = inner == 1 and out == step.groups  # one channel a lane
+        filled = 1.0 if depthwise else self._fill(out // step.groups)
         each = self.mac
         if step.convolution.axes == 3:
             each = self.volume
@@ -119,17 +120,17 @@ ALIGNMENT = 4
 ONNXRUNTIME_X86 = CostModel(
     lanes=16,
     blocks=True,
-    operator=1000.0,
-    mac=1 / 130,
-    gemm=1 / 110,
-    general=1 / 80,
-    volume=1 / 60,
-    element=0.08,
-    parameter=0.1,
-    transposed=0.12,
+    operator=1000,
+    mac=0.007556,
+    gemm=0.008724,
+    general=0.008886,
+    volume=0.01667,
+    element=0.1072,
+    parameter=0.05711,
+    transposed=0.1753,
     small_block=1.2,
     scattered=2.3,
-    reorder=0.1,
+    reorder=0.02509,
 )
 LITERT_X86 = CostModel(
     lanes=16,
