@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from edgekron import export, plugins
 from edgekron.artifact import to_layout
+from edgekron.errors import ParityError
 from edgekron.factors import Factors
 from edgekron.host import machine, pinned
 from edgekron.latency import LatencyReport, SpeedUp, measure
@@ -375,24 +376,22 @@ def compare(case: Case, method: str, runtime: str, folder: Path, args: argparse.
     """Export, check and time one case on one runtime; the dense file in the folder serves all methods."""
     trial = Trial("inputs", (case.inputs.numpy(),))
     expected = run_model(case.ours, (case.inputs,))[0]
-    require_same(expected, run_model(case.theirs, (case.inputs,))[0], f"{method}: conversion of the factors")
+    require_same(expected, run_model(case.theirs, (case.inputs,))[0], f"factors of {method}")
     paths = {name: folder / f"{case.name}-{name}{SUFFIXES[runtime]}" for name in ("dense", "theirs", "ours")}
     if not paths["dense"].exists():
         export(case.dense, paths["dense"], example_inputs=case.inputs)
     report = export(case.ours, paths["ours"], example_inputs=case.inputs, force=True)
-    failed, runs = None, {}
+    layout = report.manifest.layout
+    runs = {
+        "dense": runner(paths["dense"], runtime, layout, trial),
+        "ours": runner(paths["ours"], runtime, layout, trial, expected),
+    }
+    failed = None
     try:
         plain_export(case.theirs, case.inputs, paths["theirs"])
+        runs["theirs"] = runner(paths["theirs"], runtime, "nchw", trial, expected)
     except Exception as error:  # anything may come out of a converter
         failed = one_line(root_cause(error))
-        del paths["theirs"]
-    for name, path in paths.items():
-        session = plugins.runtime(runtime).open(path, threads=1)
-        layout = report.manifest.layout if name != "theirs" else "nchw"
-        found = torch.from_numpy(session_outputs(session, [trial], layout)[0][0])
-        if name != "dense":
-            require_same(expected, found, f"{method}: {path.name}")
-        runs[name] = partial(session.run, to_layout(trial.inputs, layout))
     with pinned(1) as cores:
         latency = measure(runs, baseline="dense", seconds=args.seconds, cores=cores)
     plans = tuple(line for layer in report.manifest.layers.values() for line in layer.plan)
@@ -414,11 +413,22 @@ def row(
     return Row(*common, *own, theirs.median, theirs.speedup, faster, plans=plans)
 
 
+def runner(
+    path: Path, runtime: str, layout: str, trial: Trial, expected: Tensor | None = None
+) -> Callable[[], object]:
+    """One run of a file, after a check of what it computes."""
+    session = plugins.runtime(runtime).open(path, threads=1)
+    if expected is not None:
+        found = session_outputs(session, [trial], layout)[0][0]
+        require_same(expected, torch.from_numpy(found), path.name)
+    return partial(session.run, to_layout(trial.inputs, layout))
+
+
 def require_same(expected: Tensor, found: Tensor, what: str) -> None:
-    """Stop unless the outputs are of the same function."""
+    """Raise ParityError unless the outputs are of the same function."""
     error = float((expected - found).abs().max() / (expected.max() - expected.min()))
     if not error <= TOLERANCE:
-        raise SystemExit(f"{what}: outputs differ by {error:.1e} of their range")
+        raise ParityError(f"{what}: outputs differ by {error:.1e} of their range")
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -458,7 +468,7 @@ def main() -> None:
     if args.layers:
         for row in rows:
             if row.faster and row.faster.ratio < 1:
-                print(f"\n{row.case}, {row.runtime}: {row.faster}", *row.plans, sep="\n")
+                print(f"\n{row.method}, {row.case}, {row.runtime}: {row.faster}", *row.plans, sep="\n")
     if args.json:
         found = {"machine": machine(), "network": args.network, "rows": [asdict(row) for row in rows]}
         args.json.write_text(json.dumps(found, indent=1))
