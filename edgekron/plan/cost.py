@@ -64,7 +64,7 @@ class CostModel:
         if step.convolution.axes == 3:
             each = self.volume
         elif step.convolution.transposed or (self.blocks and not self.is_blocked(step)):
-            each = self.general
+            each, filled = self.general, 1.0  # pixels fill the registers
         elif self.blocks and inner >= self.lanes:
             filled *= self._fill(inner)
         products = pairs * math.prod(kernel) * filled * each
@@ -121,31 +121,31 @@ ONNXRUNTIME_X86 = CostModel(
     lanes=16,
     blocks=True,
     operator=1000,
-    mac=0.007556,
-    gemm=0.008724,
-    general=0.008886,
+    mac=0.00752,
+    gemm=0.008166,
+    general=0.01244,
     volume=0.01667,
-    element=0.1072,
-    parameter=0.05711,
-    transposed=0.1753,
+    element=0.1087,
+    parameter=0.05922,
+    transposed=0.1662,
     small_block=1.2,
     scattered=2.3,
-    reorder=0.02509,
+    reorder=0.03079,
 )
 LITERT_X86 = CostModel(
     lanes=16,
     blocks=False,
-    operator=1000.0,
-    mac=1 / 130,
-    gemm=1 / 130,
-    general=1 / 80,
-    volume=1.0,
-    element=0.08,
-    parameter=0.1,
-    transposed=0.12,
+    operator=1000,
+    mac=0.007662,
+    gemm=0.007692,
+    general=0.0125,
+    volume=1,
+    element=0.09737,
+    parameter=0.01174,
+    transposed=0.075,
     small_block=1.2,
     scattered=0.12,
-    reorder=0.0,
+    reorder=0,
 )
 MODELS: dict[Layout, CostModel] = {"nchw": ONNXRUNTIME_X86, "nhwc": LITERT_X86}
 
