@@ -98,7 +98,7 @@ def compress(
 
     auto: all of these.
 
-    Ranks (not of gkpd) are powers of √2, rounded, at most 12 for a label and
+    Ranks (not of gkpd) are 2ⁿ and 3·2ⁿ, at most 12 for a label and
     200 combinations for a shape; those between are left out. Errors of three
     factors and more are compared before their polish. A layer without any
     structure of the method, as a linear layer for cp, gets two factors.
