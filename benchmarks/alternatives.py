@@ -394,7 +394,12 @@ def compare(case: Case, method: str, runtime: str, folder: Path, args: argparse.
         failed = one_line(root_cause(error))
     with pinned(1) as cores:
         latency = measure(runs, baseline="dense", seconds=args.seconds, cores=cores)
-    plans = tuple(line for layer in report.manifest.layers.values() for line in layer.plan)
+    plans = tuple(
+        line
+        for layer in report.manifest.layers.values()
+        for plan in layer.plans
+        for line in (plan.head, *(step.text for step in plan.steps))
+    )
     return row(case, method, runtime, latency, failed, plans)
 
 
