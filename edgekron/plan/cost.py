@@ -6,6 +6,8 @@ A model knows the few facts that decide between plans, and is linear in its coef
 * a product takes `mac` for each multiplication, with its output channels rounded up to `lanes`, which
   fill a vector register; in convolutions over three axes and those that run on a runtime's general
   kernel it takes longer;
+* an input that is loaded serves up to four blocks of output channels: with fewer blocks a
+  multiplication takes up to `broadcast` longer;
 * every activation read or written by an operator takes `element`, every weight `parameter`;
 * a transpose takes `transposed` for each element, more where only small blocks stay together, and much
   more on onnxruntime where several axes move and the last is one of them;
@@ -35,6 +37,7 @@ class CostModel:
     blocks: bool
     operator: float
     mac: float
+    broadcast: float
     gemm: float
     general: float
     volume: float
@@ -60,7 +63,8 @@ class CostModel:
         pairs = read * (out // step.groups) if step.convolution.transposed else written * inner
         depthwise = inner == 1 and out == step.groups  # one channel a lane
         filled = 1.0 if depthwise else self._fill(out // step.groups)
-        each = self.mac
+        blocks = min(REGISTERS, math.ceil(out / self.lanes))
+        each = self.mac + self.broadcast / blocks
         if step.convolution.axes == 3:
             each = self.volume
         elif step.convolution.transposed or (self.blocks and not self.is_blocked(step)):
@@ -93,7 +97,9 @@ class CostModel:
 
     def least(self, macs: int) -> float:
         """What no product of so many multiplications is below."""
-        return self.operator + macs * min(self.mac, self.gemm, self.general, self.volume)
+        return self.operator + macs * min(
+            self.mac + self.broadcast / REGISTERS, self.gemm, self.general, self.volume
+        )
 
     def takes_blocks(self, step: Convolve) -> bool:
         """Whether a convolution wants its input in blocks."""
@@ -114,6 +120,9 @@ class CostModel:
         return math.ceil(extent / self.lanes) * self.lanes / extent
 
 
+REGISTERS = 4
+"""Blocks of output channels that share the load of an input."""
+
 ALIGNMENT = 4
 """onnxruntime blocks channels only in multiples of this."""
 
@@ -121,27 +130,29 @@ ONNXRUNTIME_X86 = CostModel(
     lanes=16,
     blocks=True,
     operator=1000,
-    mac=0.00752,
-    gemm=0.008166,
-    general=0.01244,
+    mac=0.006027,
+    broadcast=0.005488,
+    gemm=0.01,
+    general=0.01678,
     volume=0.01667,
-    element=0.1087,
-    parameter=0.05922,
-    transposed=0.1662,
-    small_block=1.2,
+    element=0.07293,
+    parameter=0.07421,
+    transposed=0.075,
+    small_block=2.243,
     scattered=2.3,
-    reorder=0.03079,
+    reorder=0.04839,
 )
 LITERT_X86 = CostModel(
     lanes=16,
     blocks=False,
     operator=1000,
-    mac=0.007662,
+    mac=0.005953,
+    broadcast=0.00574,
     gemm=0.007692,
     general=0.0125,
     volume=1,
-    element=0.09737,
-    parameter=0.01174,
+    element=0.05334,
+    parameter=0.0304,
     transposed=0.075,
     small_block=1.2,
     scattered=0.12,

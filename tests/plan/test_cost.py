@@ -59,6 +59,13 @@ def test_channels_fill_the_vector_registers() -> None:
         assert work[1] < work[2] < work[4]
 
 
+def test_few_blocks_of_outputs_are_dearer() -> None:
+    for model in MODELS.values():
+        model = replace(model, element=0.0, parameter=0.0, operator=0.0)
+        each = [model.convolve(convolution(out, 64), 0, 100 * out) / out for out in (16, 32, 48, 64, 128)]
+        assert each[0] > each[1] > each[2] > each[3] == pytest.approx(each[4])
+
+
 def test_inputs_are_padded_to_blocks_too() -> None:
     costs = [
         MODEL.convolve(convolution(16, inner), 0, 1000) - MODEL.parameter * 144 * inner
