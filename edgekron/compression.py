@@ -39,7 +39,7 @@ from edgekron.selection.candidates import (
     spectra_shapes,
 )
 from edgekron.selection.knapsack import choose
-from edgekron.selection.latency import PredictedLatency, layer_time
+from edgekron.selection.latency import PredictedLatency, layer_time, predicted_time
 from edgekron.selection.methods import Method, families, search
 from edgekron.structure import Structure
 from edgekron.table import table
@@ -86,13 +86,15 @@ class Search:
 class CompressionReport:
     """All layers, and the whole network before and after; its text is a table.
 
-    search: None where the structures were given, and in reports of older versions.
+    search: None where the structures were given, and in reports of older versions; latency: predicted,
+    ns, of all layers with a weight, where a speed-up was asked for.
     """
 
     layers: tuple[LayerChoice, ...]
     parameters: tuple[int, int]
     macs: tuple[int, int]
     search: Search | None = None
+    latency: tuple[float, float] | None = None
 
     @property
     def ratio(self) -> float:
@@ -104,9 +106,15 @@ class CompressionReport:
         """MACs before over after."""
         return _times(self.macs)
 
+    @property
+    def speedup(self) -> float | None:
+        """Predicted latency before over after."""
+        return self.latency[0] / self.latency[1] if self.latency else None
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return asdict(self) | {"ratio": self.ratio, "macs_ratio": self.macs_ratio}
+        own = {"ratio": self.ratio, "macs_ratio": self.macs_ratio, "speedup": self.speedup}
+        return asdict(self) | own
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> CompressionReport:
@@ -116,7 +124,8 @@ class CompressionReport:
             LayerChoice(**(row | {key: tuple(row[key]) for key in pairs})) for row in data["layers"]
         )
         search = Search(**data["search"]) if data.get("search") is not None else None
-        return CompressionReport(layers, tuple(data["parameters"]), tuple(data["macs"]), search)
+        latency = tuple(data["latency"]) if data.get("latency") is not None else None
+        return CompressionReport(layers, tuple(data["parameters"]), tuple(data["macs"]), search, latency)
 
     def __str__(self) -> str:
         rows = [
@@ -136,6 +145,11 @@ class CompressionReport:
             f"parameters {self.parameters[0]:,} -> {self.parameters[1]:,} ({self.ratio:.2f}x), "
             f"MACs {self.macs[0]:,} -> {self.macs[1]:,} ({self.macs_ratio:.2f}x)"
         )
+        if self.latency:
+            before, after = (f"{ns / 1e6:,.2f} ms" for ns in self.latency)
+            lines.append(
+                f"latency of these layers, predicted for x86-64: {before} -> {after} ({self.speedup:.2f}x)"
+            )
         return "\n".join(lines)
 
 
@@ -193,7 +207,7 @@ def compress(
         searched = Search(method, max_factors, sum(choice.considered for choice in choices.values()))
         chosen = _search(model, uses, choices, eligible, budgets)
         reasons |= {name: _CHOSEN_DENSE for name in eligible if name not in chosen}
-    return _build(model, uses, chosen, reasons, searched, progress)
+    return _build(model, uses, chosen, reasons, searched, speedup is not None, progress)
 
 
 def ineligible(use: LayerUse) -> str | None:
@@ -291,12 +305,20 @@ def _search(
         allowed.append(total / asked - fixed)
     if not choices:
         return {}
-    picked = choose([choice.errors for choice in choices.values()], costs, allowed)
-    if picked is None:
-        wanted = " and ".join(f"{name}={asked:g}" for name, asked in budgets.items())
-        raise UsageError(f"{wanted} cannot be met together; lower one of them")
-    found = {name: choice.structures[k] for (name, choice), k in zip(choices.items(), picked, strict=True)}
-    return {name: structure for name, structure in found.items() if structure is not None}
+    errors = [choice.errors for choice in choices.values()]
+    while picked := choose(errors, costs, allowed):
+        rows = zip(choices.items(), picked, strict=True)
+        found = {name: structure for (name, choice), k in rows if (structure := choice.structures[k])}
+        if "speedup" not in budgets:
+            return found
+        # The times of the candidates are interpolated: what is missing is taken off the allowance.
+        whole = sum(map(layer_time, uses.values()))
+        now = sum(predicted_time(use, found.get(name)) for name, use in uses.items())
+        if now <= whole / budgets["speedup"]:
+            return found
+        allowed[list(budgets).index("speedup")] -= 1.1 * (now - whole / budgets["speedup"])
+    wanted = " and ".join(f"{name}={asked:g}" for name, asked in budgets.items())
+    raise UsageError(f"{wanted} cannot be met together; lower one of them")
 
 
 def layer_candidates(
@@ -377,6 +399,7 @@ def _build(
     chosen: Mapping[str, Structure],
     reasons: Mapping[str, str],
     searched: Search | None,
+    timed: bool,
     progress: Progress,
 ) -> nn.Module:
     """Decompose the chosen layers in a copy of the model, and report."""
@@ -418,8 +441,16 @@ def _build(
             )
         )
     saved = sum(layer.macs[0] - layer.macs[1] for layer in layers)
+    latency = None
+    if timed:
+        after_all = sum(predicted_time(use, chosen.get(name)) for name, use in uses.items())
+        latency = sum(map(layer_time, uses.values())), after_all
     small.compression = CompressionReport(  # type: ignore[assignment]
-        tuple(layers), (before[0], parameters(small)), (before[1], before[1] - saved), searched
+        tuple(layers),
+        (before[0], parameters(small)),
+        (before[1], before[1] - saved),
+        searched,
+        latency,
     )
     return small
 

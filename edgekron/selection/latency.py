@@ -20,11 +20,8 @@ from edgekron.plan.cost import MODELS
 from edgekron.selection.candidates import Shape
 from edgekron.structure import Structure
 
-SAMPLED = (4, 16, 32)
+SAMPLED = (4, 16, 32, 64)
 """Ranks of two factors whose plans are searched; what lies between and above is interpolated."""
-
-LANES = 16
-"""Ranks above this are padded to its multiples, so all up to the next one take as long."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +45,13 @@ class PredictedLatency:
     def of_ranks(self, first: Shape, second: Shape, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
         """With two factors of these shapes and each of the ranks, ns."""
         total = np.zeros(len(ranks))
-        a, b, c = SAMPLED
+        # Ranks are padded, so all up to the next multiple of 4, above 16 of 16, take as long.
+        padded = np.where(ranks <= 16, np.ceil(ranks / 4) * 4, np.ceil(ranks / 16) * 16)
+        beyond = np.maximum(padded - SAMPLED[-1], 0) / (SAMPLED[-1] - SAMPLED[-2])
         for geometry, count in self._calls:
-            low, middle, high = (_part(Structure.gkpd(first, second, rank), geometry) for rank in SAMPLED)
-            fours = np.maximum(np.ceil(ranks / a) * a, a)
-            small = low + (middle - low) * (fours - a) / (b - a)
-            large = middle + (high - middle) * (np.ceil(ranks / LANES) * LANES - b) / (c - b)
-            part = np.minimum(1.0, np.where(ranks <= b, small, large))
-            total += count * dense_time(self._shape, geometry) * part
+            parts = [_part(Structure.gkpd(first, second, rank), geometry) for rank in SAMPLED]
+            part = np.interp(padded, SAMPLED, parts) + beyond * (parts[-1] - parts[-2])
+            total += count * dense_time(self._shape, geometry) * np.minimum(1.0, part)
         return total
 
     @property
@@ -76,6 +72,11 @@ def layer_time(use: LayerUse) -> float:
     """A layer's latency as it is, dense or compressed, ns."""
     latency = PredictedLatency(use)
     return latency.of(use.module.structure) if isinstance(use.module, KroneckerLayer) else latency.dense
+
+
+def predicted_time(use: LayerUse, structure: Structure | None) -> float:
+    """A layer's latency if it had the structure, or as it is without one, ns."""
+    return layer_time(use) if structure is None else PredictedLatency(use).of(structure)
 
 
 @lru_cache(maxsize=4096)
