@@ -22,6 +22,11 @@ RIDGE = 1e-12
 WIDEST = 16384
 """Unknowns of one system of normal equations: 2 GiB."""
 
+DIVERGED = 1e4
+"""Σ‖term‖² over ‖T‖² at which sweeps end: the terms cancel each other to a hundredth, which float32,
+in which a network runs, can just bear (relative error 1e-5). CP and rings do that without end where
+they approach a tensor of lower rank than any near it (de Silva and Lim, 2008)."""
+
 _EXACT = 1e-15
 """Squared relative error that float64 cannot tell from zero."""
 
@@ -98,6 +103,16 @@ class Sweep:
         terms, modes, sizes, _ = _indices(self.structure)
         return contraction(tuple(terms), "".join(modes), sizes)
 
+    @cached_property
+    def terms(self) -> Contraction:
+        """Plans ``Σ ‖term‖²`` over all values of the labels, from the squared norms of the entries."""
+        terms, _, sizes, _ = _indices(self.structure)
+        return contraction(tuple(term[:-1] for term in terms), "", sizes)
+
+    def amplitude(self, values: Sequence[Tensor]) -> float:
+        """``Σ ‖term‖²``: far above ``‖T̂‖²`` where terms cancel each other."""
+        return float(self.terms(*(value.square().sum(-1) for value in values)))
+
     @property
     def macs(self) -> int:
         """Multiplications of one sweep."""
@@ -146,8 +161,8 @@ def alternate(
     """The values after at most that many sweeps, never worse than the start.
 
     tensor: (|A_1|..|A_S|), float64; start: (label sizes.., |A_k|) of each factor; tolerance: stop when
-    a sweep lowers the squared error by less than this part of it. Raises UnsupportedError for normal
-    equations of more than `WIDEST` unknowns.
+    a sweep lowers the squared error by less than this part of it; it also stops before the terms
+    diverge (`DIVERGED`). Raises UnsupportedError for normal equations of more than `WIDEST` unknowns.
     """
     sweep = Sweep(structure)
     if iterations and sweep.width > WIDEST:
@@ -160,8 +175,11 @@ def alternate(
     for done in range(1, iterations + 1):
         if last <= _EXACT * norm:
             break
-        found, error = sweep(tensor, found)
+        after, error = sweep(tensor, found)
         progress("alternating least squares", done, iterations)
+        if done > 1 and sweep.amplitude(after) > max(DIVERGED * norm, sweep.amplitude(found)):
+            break
+        found = after
         if last - error <= tolerance * last:
             break
         last = error

@@ -39,6 +39,7 @@ from edgekron.selection.candidates import (
     spectra_shapes,
 )
 from edgekron.selection.knapsack import choose
+from edgekron.selection.latency import PredictedLatency, layer_time, predicted_time
 from edgekron.selection.methods import Method, families, search
 from edgekron.structure import Structure
 from edgekron.table import table
@@ -85,13 +86,15 @@ class Search:
 class CompressionReport:
     """All layers, and the whole network before and after; its text is a table.
 
-    search: None where the structures were given, and in reports of older versions.
+    search: None where the structures were given, and in reports of older versions; latency: predicted,
+    ns, of all layers with a weight, where a speed-up was asked for.
     """
 
     layers: tuple[LayerChoice, ...]
     parameters: tuple[int, int]
     macs: tuple[int, int]
     search: Search | None = None
+    latency: tuple[float, float] | None = None
 
     @property
     def ratio(self) -> float:
@@ -103,9 +106,15 @@ class CompressionReport:
         """MACs before over after."""
         return _times(self.macs)
 
+    @property
+    def speedup(self) -> float | None:
+        """Predicted latency before over after."""
+        return self.latency[0] / self.latency[1] if self.latency else None
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return asdict(self) | {"ratio": self.ratio, "macs_ratio": self.macs_ratio}
+        own = {"ratio": self.ratio, "macs_ratio": self.macs_ratio, "speedup": self.speedup}
+        return asdict(self) | own
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> CompressionReport:
@@ -115,7 +124,8 @@ class CompressionReport:
             LayerChoice(**(row | {key: tuple(row[key]) for key in pairs})) for row in data["layers"]
         )
         search = Search(**data["search"]) if data.get("search") is not None else None
-        return CompressionReport(layers, tuple(data["parameters"]), tuple(data["macs"]), search)
+        latency = tuple(data["latency"]) if data.get("latency") is not None else None
+        return CompressionReport(layers, tuple(data["parameters"]), tuple(data["macs"]), search, latency)
 
     def __str__(self) -> str:
         rows = [
@@ -135,6 +145,11 @@ class CompressionReport:
             f"parameters {self.parameters[0]:,} -> {self.parameters[1]:,} ({self.ratio:.2f}x), "
             f"MACs {self.macs[0]:,} -> {self.macs[1]:,} ({self.macs_ratio:.2f}x)"
         )
+        if self.latency:
+            before, after = (f"{ns / 1e6:,.2f} ms" for ns in self.latency)
+            lines.append(
+                f"latency of these layers, predicted for x86-64: {before} -> {after} ({self.speedup:.2f}x)"
+            )
         return "\n".join(lines)
 
 
@@ -149,6 +164,7 @@ def compress(
     example_inputs: Tensor | Inputs,
     ratio: float | None = None,
     macs: float | None = None,
+    speedup: float | None = None,
     structures: Mapping[str, Structure | str] | None = None,
     method: Method = "gkpd",
     max_factors: int = 3,
@@ -157,24 +173,27 @@ def compress(
     """A copy of the model whose convolutions and linear layers are Kronecker factors.
 
     ratio: parameters of the whole network before over after, at least; macs: the same for its
-    multiplications. method: 'gkpd' has all two-factor shapes and all ranks of every eligible layer as
-    candidates; 'sekron' (up to max_factors factors), 'cp', 'tt', 'tr' and 'tucker' a bounded set that
-    `edgekron.selection.methods` describes; 'auto' has all of them. The dense layer itself always is
-    one. For the whole network at once one is chosen per layer so that the summed squared relative
-    error ``Σ ‖W−Ŵ‖²/‖W‖²`` is least. No candidate needs more MACs than the dense layer. structures:
-    {layer name: structure} instead of a search; other layers stay dense. progress: called with
-    (what, done, total).
+    multiplications; speedup: the same for the latency of its layers with a weight on one thread, as the
+    cost models of onnxruntime and LiteRT predict it, whichever is slower. method: 'gkpd' has all
+    two-factor shapes and all ranks of every eligible layer as candidates; 'sekron' (up to max_factors
+    factors), 'cp', 'tt', 'tr' and 'tucker' a bounded set that `edgekron.selection.methods` describes;
+    'auto' has all of them. The dense layer itself always is one. For the whole network at once one is
+    chosen per layer so that the summed squared relative error ``Σ ‖W−Ŵ‖²/‖W‖²`` is least. No candidate
+    needs more MACs than the dense layer. structures: {layer name: structure} instead of a search; other
+    layers stay dense. progress: called with (what, done, total).
 
     The result carries the choices as ``compression``, a CompressionReport; train it further if the
     errors are large. Raises UsageError if a budget is out of reach (and says the best that is not),
     UnsupportedError for a layer that is named in `structures` and cannot be compressed.
     """
-    if (structures is None) == (ratio is None and macs is None):
-        raise UsageError("give either ratio= and/or macs=, or structures=")
+    asked = {"ratio": ratio, "macs": macs, "speedup": speedup}
+    budgets = {name: value for name, value in asked.items() if value is not None}
+    if (structures is None) == (not budgets):
+        raise UsageError("give either ratio=, macs= and/or speedup=, or structures=")
     if max_factors < 2:
         raise UsageError(f"max_factors must be at least 2, got {max_factors}")
-    for name, value in (("ratio", ratio), ("macs", macs)):
-        if value is not None and not (value >= 1 and math.isfinite(value)):
+    for name, value in budgets.items():
+        if not (value >= 1 and math.isfinite(value)):
             raise UsageError(f"{name} must be at least 1, got {value}")
     uses = layer_uses(model, example_inputs)
     reasons = {name: reason for name, use in uses.items() if (reason := ineligible(use))}
@@ -184,11 +203,11 @@ def compress(
         reasons = {name: reasons.get(name, "not named in structures=") for name in uses if name not in chosen}
     else:
         eligible = {name: use for name, use in uses.items() if name not in reasons}
-        choices = layer_candidates(eligible, method, max_factors, progress)
+        choices = layer_candidates(eligible, method, max_factors, progress, timed=speedup is not None)
         searched = Search(method, max_factors, sum(choice.considered for choice in choices.values()))
-        chosen = _search(model, uses, choices, eligible, ratio, macs)
+        chosen = _search(model, uses, choices, eligible, budgets)
         reasons |= {name: _CHOSEN_DENSE for name in eligible if name not in chosen}
-    return _build(model, uses, chosen, reasons, searched, progress)
+    return _build(model, uses, chosen, reasons, searched, speedup is not None, progress)
 
 
 def ineligible(use: LayerUse) -> str | None:
@@ -261,36 +280,45 @@ def _search(
     uses: Mapping[str, LayerUse],
     choices: Mapping[str, Candidates],
     eligible: Mapping[str, LayerUse],
-    ratio: float | None,
-    macs: float | None,
+    budgets: Mapping[str, float],
 ) -> dict[str, Structure]:
     """One structure per eligible layer that is worth compressing, for the whole network at once."""
-    total, total_macs = parameters(model), sum(map(layer_macs, uses.values()))
-    free = total - sum(_weight(use).numel() for use in eligible.values())
-    free_macs = total_macs - sum(map(layer_macs, eligible.values()))
-    budgets = []
-    if ratio is not None:
-        costs = [choice.parameters for choice in choices.values()]
-        budgets.append(("ratio", ratio, total, total / ratio - free, free, costs))
-    if macs is not None:
-        costs = [choice.macs for choice in choices.values()]
-        budgets.append(("macs", macs, total_macs, total_macs / macs - free_macs, free_macs, costs))
-    for name, asked, whole, budget, fixed, costs in budgets:
-        least = sum(int(cost.min()) for cost in costs)
-        if least > budget:
-            best = math.floor(100 * whole / (fixed + least)) / 100
+    costs: list[list[NDArray[Any]]] = []
+    allowed: list[float] = []
+    for name, asked in budgets.items():
+        own: list[NDArray[Any]]
+        match name:
+            case "ratio":
+                own, total = [choice.parameters for choice in choices.values()], float(parameters(model))
+                ours = float(sum(_weight(use).numel() for use in eligible.values()))
+            case "macs":
+                own, total = [choice.macs for choice in choices.values()], sum(map(layer_macs, uses.values()))
+                ours = sum(map(layer_macs, eligible.values()))
+            case _:
+                own = [choice.times for choice in choices.values()]
+                total, ours = (sum(map(layer_time, some.values())) for some in (uses, eligible))
+        fixed, least = total - ours, sum(float(each.min()) for each in own)
+        if fixed + least > total / asked:
+            best = math.floor(100 * total / (fixed + least)) / 100
             raise UsageError(f"{name}={asked:g} cannot be met: the best reachable {name} is {best:g}")
+        costs.append(own)
+        allowed.append(total / asked - fixed)
     if not choices:
         return {}
-    picked = choose(
-        [choice.errors for choice in choices.values()],
-        [costs for *_, costs in budgets],
-        [budget for _, _, _, budget, _, _ in budgets],
-    )
-    if picked is None:
-        raise UsageError(f"ratio={ratio:g} and macs={macs:g} cannot be met together; lower one of them")
-    found = {name: choice.structures[k] for (name, choice), k in zip(choices.items(), picked, strict=True)}
-    return {name: structure for name, structure in found.items() if structure is not None}
+    errors = [choice.errors for choice in choices.values()]
+    while picked := choose(errors, costs, allowed):
+        rows = zip(choices.items(), picked, strict=True)
+        found = {name: structure for (name, choice), k in rows if (structure := choice.structures[k])}
+        if "speedup" not in budgets:
+            return found
+        # The times of the candidates are interpolated: what is missing is taken off the allowance.
+        whole = sum(map(layer_time, uses.values()))
+        now = sum(predicted_time(use, found.get(name)) for name, use in uses.items())
+        if now <= whole / budgets["speedup"]:
+            return found
+        allowed[list(budgets).index("speedup")] -= 1.1 * (now - whole / budgets["speedup"])
+    wanted = " and ".join(f"{name}={asked:g}" for name, asked in budgets.items())
+    raise UsageError(f"{wanted} cannot be met together; lower one of them")
 
 
 def layer_candidates(
@@ -298,10 +326,13 @@ def layer_candidates(
     method: Method = "gkpd",
     max_factors: int = 3,
     progress: Progress = silent,
+    *,
+    timed: bool = False,
 ) -> dict[str, Candidates]:
     """The Pareto front of every layer. Errors are computed by one thread per core.
 
     Two factors are searched for the methods that have them, and for layers that have nothing else.
+    timed: predict the latency of every candidate.
     """
     others = _others(eligible, method, max_factors, progress)
     jobs = [
@@ -324,6 +355,7 @@ def layer_candidates(
             partial(structure_macs, use),
             layer_macs(use),
             others[name],
+            PredictedLatency(use) if timed else None,
         )
         progress("candidates", done, len(eligible))
     return result
@@ -367,6 +399,7 @@ def _build(
     chosen: Mapping[str, Structure],
     reasons: Mapping[str, str],
     searched: Search | None,
+    timed: bool,
     progress: Progress,
 ) -> nn.Module:
     """Decompose the chosen layers in a copy of the model, and report."""
@@ -408,8 +441,16 @@ def _build(
             )
         )
     saved = sum(layer.macs[0] - layer.macs[1] for layer in layers)
+    latency = None
+    if timed:
+        after_all = sum(predicted_time(use, chosen.get(name)) for name, use in uses.items())
+        latency = sum(map(layer_time, uses.values())), after_all
     small.compression = CompressionReport(  # type: ignore[assignment]
-        tuple(layers), (before[0], parameters(small)), (before[1], before[1] - saved), searched
+        tuple(layers),
+        (before[0], parameters(small)),
+        (before[1], before[1] - saved),
+        searched,
+        latency,
     )
     return small
 

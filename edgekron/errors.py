@@ -29,6 +29,10 @@ class UnsupportedError(EdgekronError):
     exit_code = 3
 
 
+class UndelegatedError(UnsupportedError):
+    """Operators that run on slow kernels although full delegation was required."""
+
+
 class ParityError(EdgekronError):
     """Outputs of an artifact disagree with the reference."""
 

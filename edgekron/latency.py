@@ -12,7 +12,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -106,6 +106,16 @@ class LatencyReport:
     def rounds(self) -> int:
         """Number of timed rounds."""
         return len(self.candidates[0].samples)
+
+    def against(self, baseline: str) -> LatencyReport:
+        """The same samples, compared with another candidate."""
+        names = [candidate.name for candidate in self.candidates]
+        samples = np.array([candidate.samples for candidate in self.candidates])
+        speedups = _speedups(samples, names.index(baseline), np.random.default_rng(0))
+        pairs = zip(self.candidates, speedups, strict=True)
+        return replace(
+            self, baseline=baseline, candidates=tuple(replace(c, speedup=speedup) for c, speedup in pairs)
+        )
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edgekron.artifact import Array, TensorInfo
+from edgekron.delegation import DelegationReport
 
 
 class Session(Protocol):
@@ -29,3 +30,6 @@ class Runtime(Protocol):
 
     def open(self, path: Path, *, threads: int = 1) -> Session:
         """Load a file; UsageError if it is no file of these formats."""
+
+    def delegation(self, path: Path) -> DelegationReport:
+        """Which operators the runtime's fast kernels take, as it decides when it loads the file."""

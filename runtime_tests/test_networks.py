@@ -27,7 +27,7 @@ IMAGES = Path(__file__).parents[1] / "benchmarks" / "data"
 FORMATS = ("onnx", "tflite")
 FAST = {
     "onnx": {"Conv", "Relu", "Add", "ReduceMean", "Reshape", "Gemm", "Pad", "Slice"},
-    "tflite": {"CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "MEAN", "FULLY_CONNECTED", "PAD", "STRIDED_SLICE"},
+    "tflite": {"CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "MEAN", "FULLY_CONNECTED", "PAD", "RESHAPE", "SLICE"},
 }
 
 
@@ -87,6 +87,7 @@ def test_a_bundled_network(name: str, format: str, exported: dict[tuple[str, str
     assert report.parity and report.parity.passed
     assert report.parity.worst.relative_error < 1e-5
     assert report.warnings == ()
+    assert report.delegation and report.delegation.complete
     assert report.manifest.ratio == pytest.approx(NETWORKS[name].ratio, abs=0.01)
     exporter = open_artifact(report.path).exporter
     operators = {operator.name for operator in exporter.operators(report.path.read_bytes())}

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekron import als
-from edgekron.als import Sweep, alternate, flat, polish, random_start, sweeps
+from edgekron.als import DIVERGED, Sweep, alternate, flat, polish, random_start, sweeps
 from edgekron.balance import balance
 from edgekron.contraction import contraction
 from edgekron.decomposition import decompose
@@ -50,12 +50,44 @@ def test_no_sweep_raises_the_error(drawn: Any, seed: int) -> None:
     tensor, start = tensor_of(structure, weight), random_start(structure, seed)
     norm = float(tensor.square().sum())
     last = float(((tensor.numpy() - product_of(structure, start)) ** 2).sum())
-    floor = 1e-8 * (norm + last)  # of rounding, also where the weight is zero
     for values, error in islice(sweeps(tensor, structure, start), 8):
         measured = float(((tensor.numpy() - product_of(structure, values)) ** 2).sum())
+        terms = float((product_of(structure, [value.abs() for value in values]) ** 2).sum())
+        floor = 1e-13 * (norm + last + terms)  # of rounding; terms may cancel each other
         assert error == pytest.approx(measured, rel=1e-9, abs=floor)
         assert measured <= last * (1 + 1e-9) + floor
         last = measured
+
+
+@given(with_weight(ANY), st.integers(0, 99))
+@cases(60)
+def test_the_amplitude_is_the_sum_over_all_terms(drawn: Any, seed: int) -> None:
+    structure, _ = drawn
+    values = random_start(structure, seed)
+    expected = 0.0
+    for place in np.ndindex(*structure.sizes.values()):
+        at = dict(zip(structure.sizes, place, strict=True))
+        norms = [
+            float(value[tuple(at[label] for label in factor.labels)].square().sum())
+            for factor, value in zip(structure.factors, values, strict=True)
+        ]
+        expected += math.prod(norms)
+    assert Sweep(structure).amplitude(values) == pytest.approx(expected, rel=1e-10)
+
+
+def test_terms_that_diverge_end_the_sweeps() -> None:
+    """x⊗x⊗y + x⊗y⊗x + y⊗x⊗x has rank 3 and CPs of rank 2 as near as you like, of ever larger terms."""
+    x, y = torch.eye(2, dtype=torch.float64)
+    tensor = sum(torch.einsum("i,j,k->ijk", *vectors) for vectors in ((x, x, y), (x, y, x), (y, x, x)))
+    assert isinstance(tensor, torch.Tensor)
+    structure = Structure.parse("2x1[r] * 1x2[r] * 2x1[r]; r=2")
+    start = random_start(structure, 0)
+    found = alternate(tensor, structure, start, iterations=5000, tolerance=0)
+    sweep = Sweep(structure)
+    assert sweep.amplitude(found) <= DIVERGED * float(tensor.square().sum())
+    assert sweep.squared_error(tensor, found) < 0.05 * float(tensor.square().sum())
+    unchecked, _ = next(islice(sweeps(tensor, structure, start), 5000, None))
+    assert sweep.amplitude(unchecked) > sweep.amplitude(found)
 
 
 @given(with_weight(ANY), st.integers(0, 99))

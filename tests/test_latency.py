@@ -51,6 +51,19 @@ def noise(scale: int, seed: int) -> Iterable[int]:
         yield int(scale * MS * rng.uniform(0.8, 1.2))
 
 
+def test_against_compares_the_same_samples_with_another_candidate() -> None:
+    costs = {"a": noise(3, 0), "b": noise(6, 1), "c": noise(2, 2)}
+    report = fake_measure(costs)
+    rebased = report.against("c")
+    assert rebased.baseline == "c"
+    assert rebased["c"].speedup == SpeedUp(1.0, 1.0, 1.0)
+    assert rebased["a"].samples == report["a"].samples
+    ratio = statistics.median(report["c"].samples) / statistics.median(report["b"].samples)
+    assert rebased["b"].speedup.ratio == pytest.approx(ratio)
+    assert rebased["b"].speedup.low <= ratio <= rebased["b"].speedup.high
+    assert rebased.against("a") == report
+
+
 def test_equal_samples_give_ratio_1_and_an_interval_without_width() -> None:
     report = fake_measure({"a": repeat(3 * MS), "b": repeat(3 * MS)})
     assert report["b"].speedup == SpeedUp(1.0, 1.0, 1.0)

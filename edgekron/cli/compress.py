@@ -47,6 +47,13 @@ def compress(
     macs: Annotated[
         float | None, typer.Option(help="Divide the multiplications of the whole network by at least this.")
     ] = None,
+    speedup: Annotated[
+        float | None,
+        typer.Option(
+            help="Divide the latency of the layers by at least this, as the cost models of onnxruntime and "
+            "LiteRT predict it for one thread."
+        ),
+    ] = None,
     structures: Annotated[
         Path | None,
         typer.Option(
@@ -91,7 +98,7 @@ def compress(
 
     auto: all of these.
 
-    Ranks (not of gkpd) are powers of √2, rounded, at most 12 for a label and
+    Ranks (not of gkpd) are 2ⁿ and 3·2ⁿ, at most 12 for a label and
     200 combinations for a shape; those between are left out. Errors of three
     factors and more are compared before their polish. A layer without any
     structure of the method, as a linear layer for cp, gets two factors.
@@ -118,6 +125,7 @@ def compress(
             example_inputs=inputs,
             ratio=ratio,
             macs=macs,
+            speedup=speedup,
             structures=chosen,
             method=method.value,
             max_factors=max_factors,

@@ -83,6 +83,12 @@ def export(
     atol: Atol = 0.0,
     rtol: Rtol = 1e-5,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Skip the comparison with PyTorch.")] = False,
+    require_full_delegation: Annotated[
+        bool,
+        typer.Option(
+            "--require-full-delegation", help="Write nothing if an operator would run on a slow kernel."
+        ),
+    ] = False,
     factory: Factory = None,
     input_shape: InputShape = None,
     allow_pickle: AllowPickle = False,
@@ -92,7 +98,8 @@ def export(
     """Write a network as a standard ONNX or TFLite file, verified against PyTorch.
 
     Compressed layers run as the cheapest graph of standard operators; nothing but a stock runtime is
-    needed. A file whose outputs differ is kept as *.failed and the exit code is 4.
+    needed. A file whose outputs differ is kept as *.failed and the exit code is 4. Operators that the
+    runtime's fast kernels do not take are warned of.
 
     [bold]Examples[/bold]
 
@@ -135,6 +142,7 @@ def export(
                 atol=atol,
                 rtol=rtol,
                 verify=not no_verify,
+                require_full_delegation=require_full_delegation,
                 force=force,
                 source=checkpoint,
                 progress=progress,

@@ -1,50 +1,164 @@
-"""Cost: the figure by which equivalent plans are compared, in units of one multiplication.
+"""Cost: how long a plan takes on a runtime, in nanoseconds of one thread, without measuring anything.
 
-Rough on purpose: it has to rank a handful of plans of one layer, whose costs differ by tens of per
-cent to ten times. Measured with one thread on x86-64 with AVX-512 (``benchmarks/forms.py``), on
-onnxruntime 1.31 and LiteRT 2.3:
+A model knows the few facts that decide between plans, and is linear in its coefficients, which
+``benchmarks/fit_cost.py`` fits to measured layers:
 
-* 130 multiplications per nanosecond in a convolution whose output channels fill the vector registers;
-  8 output channels cost what 16 cost;
-* 0.07 ns for each element that an operator reads or writes;
-* 0.07 to 0.18 ns per transposed element, 0.3 ns more where blocks of only 4 elements stay together,
-  and 2.3 ns on onnxruntime where several axes move and the last is one of them;
-* a convolution on onnxruntime takes 1.3 times as long where a channel count is no multiple of 4, which
-  its blocked kernels need;
-* a convolution over three axes takes 2 times as long for each multiplication on onnxruntime, 2 to 4
-  times on LiteRT, where no delegate ever takes it: there any other form is preferred;
-* below 1 us to start an operator; the figure here is larger, since small products do not reach full
-  speed.
+* a product takes `mac` for each multiplication, with its output channels rounded up to `lanes`, which
+  fill a vector register; in convolutions over three axes and those that run on a runtime's general
+  kernel it takes longer;
+* an input that is loaded serves up to four blocks of output channels: with fewer blocks a
+  multiplication takes up to `broadcast` longer;
+* every activation read or written by an operator takes `element`, every weight `parameter`;
+* a transpose takes `transposed` for each element, more where only small blocks stay together, and much
+  more on onnxruntime where several axes move and the last is one of them;
+* onnxruntime on x86-64 keeps images in blocks of 16 channels from one convolution to the next. What is
+  no such convolution (views, transposes, matrix products, channels that are no multiple of 4) needs the
+  plain order, and the way there and back is an operator that costs `reorder` for each element. A layer
+  is entered and left in blocks, as its neighbours leave and want it.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
-LANES = 16
-OPERATOR = 200_000.0
-ELEMENT = 10.0
-TRANSPOSED_ELEMENT = 16.0
-TRANSPOSED_BLOCK = 150.0
-SCATTERED_ELEMENT = 300.0
-ALIGNMENT = 4
-UNALIGNED = 1.3
-VOLUME = {"nchw": 2.0, "nhwc": 1000.0}
+from edgekron.plan.steps import Convolve, Layout, MatMul
 
 
-def permute_cost(order: tuple[int, ...], elements: int, *, block: int, scatters: bool) -> float:
-    """Cost of one transpose whose neighbouring axes are merged.
+@dataclass(frozen=True)
+class CostModel:
+    """One runtime on one kind of processor; coefficients in ns.
 
-    elements: of the whole tensor; block: extent of the last axis; scatters: the runtime copies element
-    by element if more than one axis moves, the last among them.
+    lanes: output channels that a kernel computes at once; blocks: images stay in blocks of `lanes`
+    channels between convolutions.
     """
-    if order[-1] == len(order) - 1:
-        each = TRANSPOSED_ELEMENT + TRANSPOSED_BLOCK / block
-    elif scatters and not moves_one_axis(order):
-        each = SCATTERED_ELEMENT
-    else:
-        each = TRANSPOSED_ELEMENT
-    return OPERATOR + elements * each
+
+    lanes: int
+    blocks: bool
+    operator: float
+    mac: float
+    broadcast: float
+    gemm: float
+    general: float
+    volume: float
+    element: float
+    parameter: float
+    transposed: float
+    small_block: float
+    scattered: float
+    reorder: float
+
+    def permute(self, order: tuple[int, ...], elements: int, *, block: int, layout: Layout) -> float:
+        """One transpose whose neighbouring axes are merged; block: extent of the last axis."""
+        each = self.transposed
+        if order[-1] == len(order) - 1:
+            each += self.small_block / block
+        elif layout == "nchw" and not moves_one_axis(order):
+            each = self.scattered
+        return self.operator + elements * each
+
+    def convolve(self, step: Convolve, read: int, written: int) -> float:
+        """One convolution; read, written: activations."""
+        out, inner, *kernel = step.weight.shape
+        pairs = read * (out // step.groups) if step.convolution.transposed else written * inner
+        depthwise = inner == 1 and out == step.groups  # one channel a lane
+        filled = 1.0 if depthwise else self._fill(out // step.groups)
+        blocks = min(REGISTERS, math.ceil(out / self.lanes))
+        each = self.mac + self.broadcast / blocks
+        if step.convolution.axes == 3:
+            each = self.volume
+        elif step.convolution.transposed or (self.blocks and not self.is_blocked(step)):
+            each, filled = self.general, 1.0  # pixels fill the registers
+        elif self.blocks and inner >= self.lanes:
+            filled *= self._fill(inner)
+        products = pairs * math.prod(kernel) * filled * each
+        return (
+            self.operator
+            + products
+            + self.element * (read + written)
+            + self.parameter * math.prod(step.weight.shape)
+        )
+
+    def matmul(self, step: MatMul, lanes: int, read: int, written: int) -> float:
+        """One product with a constant matrix; lanes: columns of the result."""
+        rows, columns = step.weight.shape
+        inner = columns if step.side == "left" else rows
+        macs = written * inner * self._fill(lanes)
+        return (
+            self.operator
+            + macs * self.gemm
+            + self.element * (read + written)
+            + self.parameter * rows * columns
+        )
+
+    def add(self, elements: int) -> float:
+        """One sum of the activations and a constant."""
+        return self.operator + 2 * elements * self.element
+
+    def least(self, macs: int) -> float:
+        """What no product of so many multiplications is below."""
+        return self.operator + macs * min(
+            self.mac + self.broadcast / REGISTERS, self.gemm, self.general, self.volume
+        )
+
+    def takes_blocks(self, step: Convolve) -> bool:
+        """Whether a convolution wants its input in blocks."""
+        return self.is_blocked(step) and (step.groups > 1 or step.weight.shape[1] >= self.lanes)
+
+    def is_blocked(self, step: Convolve) -> bool:
+        """Whether a convolution runs on the kernels that write their output in blocks."""
+        if not self.blocks or step.convolution.axes != 2 or step.convolution.transposed:
+            return False
+        out, inner = step.weight.shape[:2]
+        if step.groups == 1:
+            return out % ALIGNMENT == 0 and (inner < self.lanes or inner % ALIGNMENT == 0)
+        if inner == 1 and out == step.groups:
+            return out % self.lanes == 0
+        return inner % self.lanes == 0 and (out // step.groups) % self.lanes == 0
+
+    def _fill(self, extent: int) -> float:
+        return math.ceil(extent / self.lanes) * self.lanes / extent
+
+
+REGISTERS = 4
+"""Blocks of output channels that share the load of an input."""
+
+ALIGNMENT = 4
+"""onnxruntime blocks channels only in multiples of this."""
+
+ONNXRUNTIME_X86 = CostModel(
+    lanes=16,
+    blocks=True,
+    operator=1000,
+    mac=0.006027,
+    broadcast=0.005488,
+    gemm=0.01,
+    general=0.01678,
+    volume=0.01667,
+    element=0.07293,
+    parameter=0.07421,
+    transposed=0.075,
+    small_block=2.243,
+    scattered=2.3,
+    reorder=0.04839,
+)
+LITERT_X86 = CostModel(
+    lanes=16,
+    blocks=False,
+    operator=1000,
+    mac=0.005953,
+    broadcast=0.00574,
+    gemm=0.007692,
+    general=0.0125,
+    volume=1,
+    element=0.05334,
+    parameter=0.0304,
+    transposed=0.075,
+    small_block=1.2,
+    scattered=0.12,
+    reorder=0,
+)
+MODELS: dict[Layout, CostModel] = {"nchw": ONNXRUNTIME_X86, "nhwc": LITERT_X86}
 
 
 def moves_one_axis(order: tuple[int, ...]) -> bool:
@@ -54,16 +168,3 @@ def moves_one_axis(order: tuple[int, ...]) -> bool:
     (True, False)
     """
     return any(sorted(rest) == list(rest) for k in order if (rest := [x for x in order if x != k]))
-
-
-def product_cost(
-    macs: int, elements: int, *, lanes: int = LANES, aligned: bool = True, slower: float = 1.0
-) -> float:
-    """Cost of a convolution, matrix product or sum.
-
-    elements: read and written; lanes: the extent that runs along the vector registers; aligned: the
-    channels are multiples of ALIGNMENT, or the runtime does not mind; slower: times that a
-    multiplication takes longer than in a convolution over two axes.
-    """
-    filled = math.ceil(lanes / LANES) * LANES / lanes
-    return OPERATOR + macs * filled * slower * (1.0 if aligned else UNALIGNED) + ELEMENT * elements

@@ -30,20 +30,31 @@ from edgekron.plan.contraction import (
     rank_indices,
 )
 from edgekron.plan.convolution import Convolution
-from edgekron.plan.cost import ALIGNMENT, VOLUME, permute_cost, product_cost
+from edgekron.plan.cost import MODELS, CostModel
 from edgekron.plan.steps import AddBias, Convolve, Layout, MatMul, Permute, Plan, Step, View, Weight
 from edgekron.structure import Structure
 
 Groups = Sequence[Sequence[str]]
 T = TypeVar("T")
+PADDINGS = (4, 8, 16, 32)
+LANES = 16
 
 
 def plans(
-    structure: Structure, convolution: Convolution, layout: Layout, *, bias: bool = False
+    structure: Structure,
+    convolution: Convolution,
+    layout: Layout,
+    *,
+    bias: bool = False,
+    model: CostModel | None = None,
 ) -> Iterator[Plan]:
-    """Every plan of the layer, in a fixed order; all compute the same function."""
-    for order in _orders(structure, convolution):
-        yield from order.plans(structure, convolution, layout, bias, limit=lambda: math.inf)
+    """Every plan of the layer, in a fixed order; all compute the same function.
+
+    model: of the runtime that gives each plan its cost; by default the one for x86-64 of the layout.
+    """
+    layer = _Layer(structure, convolution, layout, bias, model or MODELS[layout])
+    for order in _orders(layer):
+        yield from order.plans(limit=lambda: math.inf)
 
 
 def best_plan(
@@ -53,13 +64,14 @@ def best_plan(
     *,
     bias: bool = False,
     accept: Callable[[Plan], bool] = lambda plan: True,
+    model: CostModel | None = None,
 ) -> Plan:
     """The acceptable plan of least cost, the first of them where several are equal; else LookupError.
 
     Branch and bound: orders of few multiplications first, and what costs more than the best plans so
     far, the products still to come included, is not pursued.
     """
-    return best_plans(structure, convolution, layout, bias=bias, accept=accept, count=1)[0]
+    return best_plans(structure, convolution, layout, bias=bias, accept=accept, model=model, count=1)[0]
 
 
 def best_plans(
@@ -69,51 +81,65 @@ def best_plans(
     *,
     bias: bool = False,
     accept: Callable[[Plan], bool] = lambda plan: True,
+    model: CostModel | None = None,
     count: int,
 ) -> list[Plan]:
     """That many acceptable plans of least cost, the best first; LookupError if there is none.
 
     Of plans with the same steps only the first is listed. Fewer, where the layer has fewer.
     """
-    return _best(_orders(structure, convolution), structure, convolution, layout, bias, accept, count)
+    layer = _Layer(structure, convolution, layout, bias, model or MODELS[layout])
+    return _best(_orders(layer), layer, accept, count)
 
 
-def dense_plan(structure: Structure, convolution: Convolution, layout: Layout, *, bias: bool = False) -> Plan:
-    """The plan that densifies all factors first and runs the layer's own convolution."""
-    orders = (order for order in _orders(structure, convolution) if len(order.merges) == 1)
-    return _best(orders, structure, convolution, layout, bias, lambda plan: True, 1)[0]
-
-
-def _best(
-    orders: Iterable[_Order],
+def dense_plan(
     structure: Structure,
     convolution: Convolution,
     layout: Layout,
-    bias: bool,
-    accept: Callable[[Plan], bool],
-    count: int,
-) -> list[Plan]:
+    *,
+    bias: bool = False,
+    model: CostModel | None = None,
+) -> Plan:
+    """The plan that densifies all factors first and runs the layer's own convolution."""
+    layer = _Layer(structure, convolution, layout, bias, model or MODELS[layout])
+    orders = (order for order in _orders(layer) if len(order.merges) == 1)
+    return _best(orders, layer, lambda plan: True, 1)[0]
+
+
+def _best(orders: Iterable[_Order], layer: _Layer, accept: Callable[[Plan], bool], count: int) -> list[Plan]:
     best: dict[object, Plan] = {}
 
     def limit() -> float:
         return max(plan.cost for plan in best.values()) if len(best) == count else math.inf
 
     for order in sorted(orders, key=lambda order: order.least):
-        for plan in order.plans(structure, convolution, layout, bias, limit):
+        for plan in order.plans(limit):
             if plan.cost >= limit() or not accept(plan):
                 continue
             best.setdefault((plan.merges, plan.ranks, plan.steps), plan)
             if len(best) > count:
                 del best[max(best, key=lambda key: best[key].cost)]
     if not best:
-        raise LookupError(f"{structure} has no plan in {layout} that the format can hold")
+        raise LookupError(f"{layer.structure} has no plan in {layer.layout} that the format can hold")
     return sorted(best.values(), key=lambda plan: plan.cost)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """What is planned, for which runtime."""
+
+    structure: Structure
+    convolution: Convolution
+    layout: Layout
+    bias: bool
+    model: CostModel
 
 
 @dataclass(frozen=True)
 class _Order:
     """The factors that are left after merging and padding, in one order of execution."""
 
+    layer: _Layer
     merges: tuple[tuple[int, ...], ...]
     merged: Structure
     steps: tuple[Contraction, ...]
@@ -121,23 +147,17 @@ class _Order:
     @property
     def least(self) -> float:
         """A cost that no plan of this order is below."""
-        return sum(product_cost(step.macs, 0) for step in self.steps)
+        return sum(self.layer.model.least(step.macs) for step in self.steps)
 
-    def plans(
-        self,
-        structure: Structure,
-        convolution: Convolution,
-        layout: Layout,
-        bias: bool,
-        limit: Callable[[], float],
-    ) -> Iterator[Plan]:
+    def plans(self, limit: Callable[[], float]) -> Iterator[Plan]:
         """All arrangements that cost less than limit(), which may sink meanwhile."""
-        for end in _arrange(_start(self.merged, convolution, layout), self.steps, self.least, limit):
-            end = end.finish(len(self.merged.factors), bias)
+        start = _start(self.merged, self.layer)
+        for end in _arrange(start, self.steps, self.least, limit):
+            end = end.finish(len(self.merged.factors), self.layer.bias)
             yield Plan(
-                structure,
-                convolution,
-                layout,
+                self.layer.structure,
+                self.layer.convolution,
+                self.layer.layout,
                 self.merges,
                 self.merged.ranks,
                 end.steps,
@@ -147,18 +167,25 @@ class _Order:
             )
 
 
-def _orders(structure: Structure, convolution: Convolution) -> Iterator[_Order]:
+def _orders(layer: _Layer) -> Iterator[_Order]:
     """All ways to merge neighbours and to pad the ranks, and all orders of what is left."""
-    for merges in _runs(len(structure.factors)):
-        for merged in _paddings(structure.merge(merges)):
+    for merges in _runs(len(layer.structure.factors)):
+        for merged in _paddings(layer.structure.merge(merges)):
             for order in permutations(range(len(merges))):
-                yield _Order(merges, merged, contractions(merged, convolution, order))
+                yield _Order(layer, merges, merged, contractions(merged, layer.convolution, order))
 
 
-def _paddings(structure: Structure) -> list[Structure]:
-    """The structure, and the same with every rank a multiple of ALIGNMENT."""
-    ranks = {label: math.ceil(size / ALIGNMENT) * ALIGNMENT for label, size in structure.ranks}
-    return [structure] if ranks == structure.sizes else [structure, structure.resize(ranks)]
+def _paddings(structure: Structure) -> Iterator[Structure]:
+    """The structure, and the same with every rank a multiple of each of PADDINGS, where that may pay."""
+    seen = set()
+    for multiple in (1, *PADDINGS):
+        ranks = tuple((label, math.ceil(size / multiple) * multiple) for label, size in structure.ranks)
+        may_pay = all(
+            wide <= max(2 * size, LANES) for (_, wide), (_, size) in zip(ranks, structure.ranks, strict=True)
+        )
+        if ranks not in seen and may_pay:
+            seen.add(ranks)
+            yield structure.resize(dict(ranks))
 
 
 def _runs(count: int) -> Iterator[tuple[tuple[int, ...], ...]]:
@@ -179,9 +206,11 @@ class _Partial:
 
     structure: Structure
     layout: Layout
+    model: CostModel
     sizes: dict[str, int]
     order: tuple[str, ...]
     shape: tuple[int, ...]
+    blocked: bool
     steps: tuple[Step, ...] = ()
     moved: int = 0
     cost: float = 0.0
@@ -204,7 +233,14 @@ class _Partial:
         if shape == self.shape:
             return self
         kept = self.steps[:-1] if self.steps and isinstance(self.steps[-1], View) else self.steps
-        return replace(self, shape=shape, steps=(*kept, View(shape)))
+        return replace(self.reorder(False), shape=shape, steps=(*kept, View(shape)))
+
+    def reorder(self, blocked: bool) -> _Partial:
+        """The same state with its channels in blocks, or not, as the runtime keeps them."""
+        if blocked == self.blocked or not self.model.blocks:
+            return self
+        own = self.model.operator + self.model.reorder * self.elements
+        return replace(self, blocked=blocked, cost=self.cost + own)
 
     def permute(self, order: tuple[str, ...]) -> _Partial:
         """The same state in another order: one transpose of as few axes as possible."""
@@ -220,14 +256,14 @@ class _Partial:
         heads = [run[0] for run in runs]
         axes = tuple(heads.index(name) for name in order if name in heads)
         elements, block = self.elements, self.extent(runs[-1])
-        seen = self.view(runs)
+        seen = self.view(runs).reorder(False)
         return replace(
             seen,
             order=order,
             shape=tuple(seen.shape[axis] for axis in axes),
             steps=(*seen.steps, Permute(axes)),
             moved=seen.moved + elements,
-            cost=seen.cost + permute_cost(axes, elements, block=block, scatters=self.layout == "nchw"),
+            cost=seen.cost + self.model.permute(axes, elements, block=block, layout=self.layout),
         )
 
     def apply(
@@ -235,25 +271,18 @@ class _Partial:
     ) -> _Partial:
         """The state after an operator that leaves it in the given order and grouping."""
         out = {f"axis{k}": n for k, n in enumerate(done.convolution.out)}
-        after = replace(self, sizes={**self.sizes, **out}, order=order)
         match step:
-            case MatMul(_, "left"):
-                lanes = after.extent(groups[-1])  # columns
-            case MatMul(weight, "right"):
-                lanes = weight.shape[1]
+            case MatMul():
+                ready, blocked = self.reorder(False), False
             case Convolve():
-                lanes = step.weight.shape[0] // step.groups
-        channels = step.weight.shape[:2] if isinstance(step, Convolve) and self.layout == "nchw" else ()
-        aligned = all(n % ALIGNMENT == 0 for n in channels)
-        is_volume = isinstance(step, Convolve) and step.convolution.axes == 3
-        slower = VOLUME[self.layout] if is_volume else 1.0
-        moved = self.elements + after.elements
-        return replace(
-            after,
-            shape=tuple(map(after.extent, groups)),
-            steps=(*self.steps, step),
-            cost=self.cost + product_cost(done.macs, moved, lanes=lanes, aligned=aligned, slower=slower),
-        )
+                ready, blocked = self.reorder(self.model.takes_blocks(step)), self.model.is_blocked(step)
+        after = replace(ready, sizes={**self.sizes, **out}, order=order, blocked=blocked)
+        shape = tuple(map(after.extent, groups))
+        if isinstance(step, MatMul):
+            own = self.model.matmul(step, shape[-1], self.elements, after.elements)
+        else:
+            own = self.model.convolve(step, self.elements, after.elements)
+        return replace(after, shape=shape, steps=(*self.steps, step), cost=after.cost + own)
 
     def weight(
         self, done: Contraction, rows: Sequence[str], columns: Sequence[str], kernel: tuple[int, ...]
@@ -280,19 +309,23 @@ class _Partial:
         plain = end.steps == self.steps  # no transpose was needed
         end = end.view([("n",), made, *axes] if nchw else [("n",), *axes, made])
         if not bias:
-            return end
+            return end.leave()
         last = self.steps[-1]
         if plain and isinstance(last, Convolve) and last.weight.shape[0] == end.extent(made):
             views = end.steps[len(self.steps) :]
-            return replace(end, steps=(*self.steps[:-1], replace(last, bias=True), *views))
+            return replace(end, steps=(*self.steps[:-1], replace(last, bias=True), *views)).leave()
         shape = (end.extent(made), *(1 for _ in self.spatial)) if nchw else (end.extent(made),)
-        return replace(
-            end, steps=(*end.steps, AddBias(shape)), cost=end.cost + product_cost(0, 2 * end.elements)
-        )
+        own = self.model.add(end.elements)
+        return replace(end, steps=(*end.steps, AddBias(shape)), cost=end.cost + own).leave()
+
+    def leave(self) -> _Partial:
+        """The state as the next layer wants it."""
+        return self.reorder(True) if len(self.spatial) == 2 else self
 
 
-def _start(structure: Structure, convolution: Convolution, layout: Layout) -> _Partial:
+def _start(structure: Structure, layer: _Layer) -> _Partial:
     """The input: (N, C, size..) or (N, size.., C)."""
+    convolution, layout = layer.convolution, layer.layout
     sizes = index_sizes(structure, convolution.groups)
     spatial = tuple(f"axis{k}" for k in range(convolution.axes))
     sizes.update(zip(spatial, convolution.size, strict=True))
@@ -302,7 +335,8 @@ def _start(structure: Structure, convolution: Convolution, layout: Layout) -> _P
         order, shape = ("n", *channels, *spatial), (-1, total, *convolution.size)
     else:
         order, shape = ("n", *spatial, *channels), (-1, *convolution.size, total)
-    return _Partial(structure, layout, sizes, order, shape)
+    blocked = layer.model.blocks and convolution.axes == 2
+    return _Partial(structure, layout, layer.model, sizes, order, shape, blocked)
 
 
 def _arrange(
@@ -314,7 +348,7 @@ def _arrange(
     if not rest:
         yield state
         return
-    later = least - product_cost(rest[0].macs, 0)
+    later = least - state.model.least(rest[0].macs)
     for created in permutations(rest[0].created):
         for after in _forms(state, rest[0], created):
             yield from _arrange(after, rest[1:], later, limit)

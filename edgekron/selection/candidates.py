@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 from edgekron.decomposition import squared_errors
 from edgekron.structure import Structure
 
+Shape = tuple[int, ...]
 EXACT = 512
 WIDEST = 2048
 
@@ -31,13 +33,15 @@ class Candidates:
     """Non-dominated choices of one layer; the last is the dense weight (structure None, error 0).
 
     parameters, macs: stored numbers and multiplications for one image; errors: ``‖W−Ŵ‖²/‖W‖²``;
-    considered: how many structures these were chosen among, the dense weight not counted.
+    times: latency in ns, zero where it was not asked for; considered: how many structures these were
+    chosen among, the dense weight not counted.
     """
 
     structures: list[Structure | None]
     parameters: NDArray[np.int64]
     macs: NDArray[np.int64]
     errors: NDArray[np.float64]
+    times: NDArray[np.float64]
     considered: int
 
 
@@ -79,36 +83,56 @@ class Found:
     error: float
 
 
+class Latency(Protocol):
+    """How long a layer takes, in ns for one image."""
+
+    @property
+    def dense(self) -> float:
+        """With the dense weight."""
+
+    def of(self, structure: Structure) -> float:
+        """With a structure."""
+
+    def of_ranks(self, first: Shape, second: Shape, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+        """With two factors of these shapes and each of the ranks."""
+
+
 def candidates(
-    shape: tuple[int, ...],
-    spectra: dict[tuple[int, ...], NDArray[np.float64]],
+    shape: Shape,
+    spectra: dict[Shape, NDArray[np.float64]],
     macs_of: Callable[[Structure], int],
     dense_macs: int,
     others: Sequence[Found] = (),
+    latency: Latency | None = None,
 ) -> Candidates:
     """All structures that need fewer parameters and no more MACs than dense, Pareto-filtered.
 
     spectra: of two factors, the relative error of every rank by shape of the first factor; macs_of:
     multiplications of a structure in this layer (linear in the rank of two); others: structures of
-    more factors.
+    more factors; latency: compared in place of the MACs where it is given.
     """
-    firsts, ranks, rows = list(spectra), [np.zeros((2, 0), int)], [np.zeros((3, 0))]
+    firsts, origins, rows = list(spectra), [np.zeros((2, 0), int)], [np.zeros((4, 0))]
     for index, first in enumerate(firsts):
         second = tuple(n // k for n, k in zip(shape, first, strict=True))
         each = math.prod(first) + math.prod(second)
         macs = macs_of(Structure.gkpd(first, second, 1))
         most = min((math.prod(shape) - 1) // each, dense_macs // macs, len(spectra[first]) - 1)
         rank = np.arange(1, most + 1)
-        ranks.append(np.stack([np.full(most, index), rank]))
-        rows.append(np.stack([rank * each, rank * macs, spectra[first][1 : most + 1]]))
+        times = latency.of_ranks(first, second, rank) if latency and most else 0.0 * rank
+        origins.append(np.stack([np.full(most, index), rank]))
+        rows.append(np.stack([rank * each, rank * macs, spectra[first][1 : most + 1], times]))
     for index, found in enumerate(others, len(firsts)):
         macs = macs_of(found.structure)
         if macs <= dense_macs:
-            ranks.append(np.array([[index], [0]]))
-            rows.append(np.array([[found.structure.parameters], [macs], [found.error]]))
-    table = np.concatenate([*rows, np.array([[math.prod(shape)], [dense_macs], [0.0]])], axis=1)
-    origin = np.concatenate([*ranks, np.zeros((2, 1), int)], axis=1)
-    kept = [k for k in pareto(table) if k < table.shape[1] - 1] + [table.shape[1] - 1]
+            time = latency.of(found.structure) if latency else 0.0
+            origins.append(np.array([[index], [0]]))
+            rows.append(np.array([[found.structure.parameters], [macs], [found.error], [time]]))
+    dense = np.array([[math.prod(shape)], [dense_macs], [0.0], [latency.dense if latency else 0.0]])
+    table = np.concatenate([*rows, dense], axis=1)
+    origin = np.concatenate([*origins, np.zeros((2, 1), int)], axis=1)
+    last = table.shape[1] - 1
+    compared = table[[0, 3, 2]] if latency else table[:3]
+    kept = [k for k in pareto(compared) if k < last] + [last]
     structures: list[Structure | None] = []
     for index, rank in origin[:, kept[:-1]].T.tolist():
         if index >= len(firsts):
@@ -116,13 +140,9 @@ def candidates(
             continue
         second = tuple(n // k for n, k in zip(shape, firsts[index], strict=True))
         structures.append(Structure.gkpd(firsts[index], second, rank))
-    parameters, macs, errors = table[:, kept]
+    parameters, macs, errors, times = table[:, kept]
     return Candidates(
-        [*structures, None],
-        parameters.astype(np.int64),
-        macs.astype(np.int64),
-        errors,
-        considered=table.shape[1] - 1,
+        [*structures, None], parameters.astype(np.int64), macs.astype(np.int64), errors, times, last
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ GAP = 1e-4
 MARGINS = (0.0, 1e-6, 1e-5, 1e-4)
 """HiGHS may overrun a budget by about 1e-6 of its largest cost: then solve again for less."""
 
-Costs = Sequence[NDArray[np.int64]]
+Costs = Sequence[NDArray[Any]]
 
 
 def choose(

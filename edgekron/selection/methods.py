@@ -7,7 +7,8 @@ For each method a few families of factor shapes, and for each family a grid of r
 * sekron: three to `max_factors` factors; F and C stand on one factor or are split in two halves on
   two, each kernel axis stands on one factor; the `FAMILIES` families of most equal sizes are kept.
 
-Ranks are powers of √2, rounded, at most `RANKS` for a label (fewer where several labels multiply).
+Ranks are powers of two and one and a half times them, which fill vector registers, at most `RANKS` for
+a label (fewer where several labels multiply).
 Left out: other divisors of F and C, other orders of the classical factors, ranks between, cp and tr of
 unequal ranks. Errors of sekron, tt and tucker are exact for the unpolished decomposition
 (`tree_errors`), which the polish only lowers; those of cp and tr are what `SWEEPS` sweeps of
@@ -105,8 +106,8 @@ def _spread(extent: int, count: int, *, halves: bool) -> Iterator[Shape]:
 
 
 def rank_grid(bound: int, most: int = RANKS) -> list[int]:
-    """About powers of √2 up to the bound, at most `most` of them, evenly thinned."""
-    ranks = sorted({min(bound, round(2 ** (k / 2))) for k in range(2 * bound.bit_length() + 1)})
+    """2ⁿ and 3·2ⁿ up to the bound, and the bound; at most `most` of them, evenly thinned."""
+    ranks = sorted({min(bound, n << k) for k in range(bound.bit_length()) for n in (1, 2, 3)})
     if len(ranks) > most:
         ranks = sorted({ranks[round(k * (len(ranks) - 1) / (most - 1))] for k in range(most)})
     return ranks

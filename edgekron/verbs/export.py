@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from edgekron import __version__, plugins
 from edgekron.artifact import LayerRecord, Manifest, PlanRecord, StepRecord, TensorInfo, checksum
 from edgekron.choice import Accept, Choice, ChoiceOptions, Choose, Guard, Layer, PlanChoice, by_cost, dense
-from edgekron.errors import ParityError
+from edgekron.delegation import DelegationReport
+from edgekron.errors import ParityError, UndelegatedError, UsageError
 from edgekron.exporter import Exported, Exporter, ExportOptions
 from edgekron.files import require_writable, write_atomically
 from edgekron.lower import compressed_layers
@@ -58,6 +59,7 @@ class ExportReport:
     parity: ParityReport | None
     warnings: tuple[str, ...]
     seconds: float
+    delegation: DelegationReport | None = None
 
     def __str__(self) -> str:
         m = self.manifest
@@ -67,6 +69,7 @@ class ExportReport:
             f"({m.macs[0] / max(m.macs[1], 1):.2f}x fewer), {m.layout}, {len(m.layers)} compressed layers",
             self.parity.summary() if self.parity else "parity not verified",
         ]
+        lines += [self.delegation.summary()] if self.delegation else []
         return "\n".join(lines + [f"warning: {text}" for text in self.warnings])
 
     def to_json(self) -> dict[str, Any]:
@@ -78,6 +81,7 @@ class ExportReport:
             "manifest": asdict(self.manifest) | {"ratio": self.manifest.ratio},
             "parity": self.parity.to_json() if self.parity else None,
             "warnings": list(self.warnings),
+            "delegation": self.delegation.to_json() if self.delegation else None,
             "seconds": self.seconds,
         }
 
@@ -98,6 +102,7 @@ def export(
     atol: float = Tolerance.atol,
     rtol: float = Tolerance.rtol,
     verify: bool = True,
+    require_full_delegation: bool = False,
     force: bool = False,
     source: Source | None = None,
     progress: Progress = silent,
@@ -110,18 +115,20 @@ def export(
     ``edgekron.verbs.tune``), 'dense' densifies them all. guard: 'latency' exports a layer dense where its
     factors would run slower, 'off' keeps all compressed. opset: of ONNX, 18 by default; layout: of images
     in the file, by default what the format prefers. inputs: .npz files to verify on, besides
-    seeded random inputs; atol, rtol: see ``edgekron.parity.Tolerance``. source: the checkpoint, for
-    the manifest.
+    seeded random inputs; atol, rtol: see ``edgekron.parity.Tolerance``. require_full_delegation: refuse
+    a file with operators that the runtime's fast kernels do not take. source: the checkpoint, for the
+    manifest.
 
     The file agrees with the PyTorch network within the tolerance, or it is written under the name
     ``<path>.failed`` and ParityError is raised. Raises UsageError for what was given wrongly,
-    UnsupportedError for a network that has no form in the format. Nothing is left behind.
+    UnsupportedError for a network that has no form in the format, UndelegatedError if full delegation
+    is required and not had. Nothing is left behind.
     """
     path, start, tolerance = Path(path), time.monotonic(), Tolerance(atol, rtol)
     how, options = ChoiceOptions(plan, guard, threads), ExportOptions(opset, dynamic_batch, layout)
     exporter = plugins.exporter(format or plugins.format_of(path))
     plugins.require_suffix(path, exporter)
-    if verify:
+    if verify or require_full_delegation:
         plugins.runtime(exporter.runtime)  # a missing one is reported before the work
     require_writable(path, force=force)
     tensors = as_inputs(example_inputs)
@@ -151,13 +158,34 @@ def export(
             raise ParityError(f"{error}; the file is kept as {failed}") from error
         summary = {"summary": report.summary(), "max_abs_error": report.worst.max_abs_error}
         manifest = replace(manifest, parity=summary | {"range": report.worst.range})
+    delegation = _delegation(exporter, exported, required=require_full_delegation)
     progress("writing", 2, 3)
     data = exporter.with_manifest(exported.data, manifest)
     write_atomically(path, data, force=force)
     progress("written", 3, 3)
     seconds = time.monotonic() - start
-    warnings = (*_densified(exported, reasons), *notes, *exported.warnings)
-    return ExportReport(path, len(data), checksum(data), manifest, report, warnings, seconds)
+    left = delegation.warnings() if delegation else ()
+    warnings = (*_densified(exported, reasons), *notes, *exported.warnings, *left)
+    return ExportReport(path, len(data), checksum(data), manifest, report, warnings, seconds, delegation)
+
+
+def _delegation(exporter: Exporter, exported: Exported, *, required: bool) -> DelegationReport | None:
+    """What the format's runtime leaves on slow kernels; None if it is not installed or knows not the file."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"model{exporter.suffix}"
+            path.write_bytes(exported.data)
+            found = plugins.runtime(exporter.runtime).delegation(path)
+    except UsageError:
+        if required:
+            raise
+        return None
+    if required and not found.complete:
+        raise UndelegatedError(
+            f"full delegation is required, but only {found.delegated} of {found.operators} operators run on "
+            f"{found.delegate}: {'; '.join(found.warnings())}"
+        )
+    return found
 
 
 def _choose(

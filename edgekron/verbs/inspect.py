@@ -1,4 +1,7 @@
-"""Inspect: what a checkpoint or an artifact holds, without running it."""
+"""Inspect: what a checkpoint or an artifact holds, without running it.
+
+An artifact is loaded by its runtime all the same, to ask which operators the fast kernels take.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +13,34 @@ from typing import Any
 
 from edgekron import plugins
 from edgekron.artifact import LayerRecord, Manifest, checksum
+from edgekron.delegation import DelegationReport
+from edgekron.errors import UsageError
 from edgekron.table import table
-from edgekron.verbs.open import open_artifact
+from edgekron.verbs.open import Opened, open_artifact
 
 
 @dataclass(frozen=True)
 class ArtifactReport:
-    """An artifact: operators, and what its manifest says of layers, plans, size and origin."""
+    """An artifact: operators, and what its manifest says of layers, plans, size and origin.
+
+    delegation: which operators the runtime's fast kernels take, or why that is not known.
+    """
 
     path: Path
     size: int
     sha256: str
     operators: dict[str, int]
     manifest: Manifest | None
+    delegation: DelegationReport | str
 
     def __str__(self) -> str:
         counts = ", ".join(f"{name} {count}" for name, count in self.operators.items())
         lines = [
             f"{self.path}  {self.size:,} bytes  sha256 {self.sha256[:16]}",
             f"operators ({sum(self.operators.values())}): {counts}",
+            str(self.delegation)
+            if isinstance(self.delegation, DelegationReport)
+            else f"delegation unknown: {self.delegation}",
         ]
         m = self.manifest
         if m is None:
@@ -51,7 +63,8 @@ class ArtifactReport:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return asdict(self) | {"path": str(self.path), "kind": "artifact"}
+        found = self.delegation.to_json() if isinstance(self.delegation, DelegationReport) else None
+        return asdict(self) | {"path": str(self.path), "kind": "artifact", "delegation": found}
 
 
 def _plan_rows(layers: Mapping[str, LayerRecord]) -> Iterator[list[str]]:
@@ -106,9 +119,21 @@ def inspect(
         opened = open_artifact(path)
         counts = Counter(operator.name for operator in opened.exporter.operators(opened.data))
         return ArtifactReport(
-            path, len(opened.data), checksum(opened.data), dict(counts.most_common()), opened.manifest
+            path,
+            len(opened.data),
+            checksum(opened.data),
+            dict(counts.most_common()),
+            opened.manifest,
+            _delegation(opened),
         )
     return _checkpoint(path, factory, allow_pickle)
+
+
+def _delegation(opened: Opened) -> DelegationReport | str:
+    try:
+        return plugins.runtime(opened.exporter.runtime).delegation(opened.path)
+    except UsageError as error:  # not installed, or a file that it cannot load
+        return str(error)
 
 
 def _checkpoint(path: Path, factory: str | None, allow_pickle: bool) -> CheckpointReport:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else it writes files in the user's cache; before the import
 
+import onnx
 import onnxruntime
+from onnx import TensorProto, helper
 
 from edgekron.artifact import Array, TensorInfo
+from edgekron.delegation import DelegationReport
 from edgekron.errors import UsageError
 from edgekron.wording import one_line
+from edgekron_onnx import delegation
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -65,16 +71,56 @@ class OnnxRuntime:
 
     def open(self, path: Path, *, threads: int = 1) -> OnnxSession:
         """Load a file with full graph optimisation on this many threads."""
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        if threads > 1:  # a spinning thread of one session would slow the others measured beside it
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-            return OnnxSession(session)
+            return OnnxSession(_session(path, _options(threads)))
         except UsageError as error:
             raise UsageError(f"{path}: {error}") from error
         except Exception as error:  # onnxruntime's exception classes are private
             raise UsageError(f"{path}: onnxruntime cannot load this file: {one_line(error)}") from error
+
+    def delegation(self, path: Path) -> DelegationReport:
+        """The nodes that stay on slow kernels once the graph is optimised."""
+        try:
+            optimized = _optimized(path)
+        except Exception as error:  # onnxruntime's exception classes are private
+            raise UsageError(f"{path}: onnxruntime cannot load this file: {one_line(error)}") from error
+        return delegation.report(onnx.load(path), optimized, blocked=has_blocked_kernels())
+
+
+def _options(threads: int) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if threads > 1:  # a spinning thread of one session would slow the others measured beside it
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _optimized(path: Path) -> onnx.ModelProto:
+    """The graph that onnxruntime executes on this CPU."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "optimized.onnx"
+        options = _options(1)
+        options.optimized_model_filepath = str(target)
+        _session(path, options)
+        return onnx.load(target)
+
+
+@cache
+def has_blocked_kernels() -> bool:
+    """Whether onnxruntime runs a convolution of 16 channels on blocked kernels on this CPU."""
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 16, 8, 8]) for name in ("x", "y")]
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [16, 16, 1, 1], [1.0] * 256)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"])], "probe", values[:1], values[1:], [weight]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "probe.onnx"
+        onnx.save(model, path)
+        return any(node.domain == delegation.BLOCKED for node in _optimized(path).graph.node)

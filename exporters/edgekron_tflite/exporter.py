@@ -33,11 +33,6 @@ from edgekron_tflite.rewrite import rewrite
 from edgekron_tflite.split import split
 
 KEY = "edgekron"
-UNDELEGATED = {
-    "BROADCAST_TO": "a weight or constant is computed at run time; store it as a buffer",
-    "PADV2": "a max-pool with padding does not follow a ReLU; pad after a ReLU, or pool without padding",
-    "CONV_3D": "3-D convolutions run on a slow kernel",
-}
 
 
 class TfliteExporter:
@@ -165,22 +160,17 @@ def _convert(model: nn.Module, inputs: Inputs, images: list[int], image_results:
 
 
 def _check(names: list[str], transposes: int) -> tuple[str, ...]:
-    """Refuse operators that stock runtimes lack; warn of those that leave the XNNPACK delegate."""
+    """Refuse operators that stock runtimes lack; warn of transposes that no plan asked for."""
     count = Counter(names)
     foreign = sorted(name for name in count if name.startswith(("STABLEHLO_", "CUSTOM")))
     if foreign:
         raise UnsupportedError(
             f"the network needs operators that stock TFLite runtimes do not have: {', '.join(foreign)}"
         )
-    warnings = [
-        f"{count[name]} x {name} is not delegated to XNNPACK: {why}"
-        for name, why in UNDELEGATED.items()
-        if count[name]
-    ]
-    if count["TRANSPOSE"] > transposes:
-        extra = count["TRANSPOSE"] - transposes
-        warnings.append(
-            f"{extra} more TRANSPOSE than the plans need ({transposes}): the converter added them around "
-            "operators that it cannot run channels-last"
-        )
-    return tuple(warnings)
+    extra = count["TRANSPOSE"] - transposes
+    if extra <= 0:
+        return ()
+    return (
+        f"{extra} more TRANSPOSE than the plans need ({transposes}): the converter added them around "
+        "operators that it cannot run channels-last",
+    )

@@ -5,6 +5,8 @@
   shift); a permutation that meets its inverse goes. What is left are the plans' own transposes.
 * ``mean`` over height and width, and global average pooling, are taken on the channels-last view,
   which costs the converter no transpose.
+* Every other row or column is taken of a view that puts two side by side: the delegate refuses slices
+  with a step.
 * ``max_pool2d`` with padding becomes PADV2(-inf), which the XNNPACK delegate refuses and which
   splits the graph. Behind a ReLU nothing is below zero, so zero padding and an unpadded pool are
   exact, and PAD is delegated.
@@ -12,7 +14,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -165,8 +167,31 @@ def _spatial_mean(graph: fx.Graph, x: object, *, keep: bool) -> fx.Node:
 def _slice(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """x[.., start:end:step, ..]."""
     x, axis, *rest = node.args
-    args = (_last(module.graph, x), _LAST.index(cast(int, axis) % 4), *rest)
-    return _first(module.graph, module.graph.call_function(_aten.slice.Tensor, args))
+    axis = _LAST.index(cast(int, axis) % 4)
+    image, taken = _last(module.graph, x), None
+    if not any(map(_is_changed_by, cast(fx.Node, x).users)):  # a reshape may be a copy, a slice is a view
+        taken = _every(module.graph, image, _channels_last_shape(x), axis, rest)
+    return _first(module.graph, taken or module.graph.call_function(_aten.slice.Tensor, (image, axis, *rest)))
+
+
+def _every(
+    graph: fx.Graph, x: fx.Node, shape: list[int], axis: int, bounds: Sequence[object]
+) -> fx.Node | None:
+    """Every step-th row or column: step rows side by side are one long row, of which the first part stays."""
+    start, end, step = (cast("int | None", each) for each in (*bounds, *[None] * 3)[:3])
+    start, step, extent = start or 0, step or 1, shape[axis]
+    ends = end is None or end >= extent
+    if step == 1 or axis not in (1, 2) or not ends or not 0 <= start < step or extent % step:
+        return None
+    length = shape[axis + 1]
+    shape = [*shape[:axis], extent // step, step * length, *shape[axis + 2 :]]
+    rows = graph.call_function(_aten.reshape.default, (x, shape))
+    return graph.call_function(_aten.slice.Tensor, (rows, axis + 1, start * length, (start + 1) * length))
+
+
+def _channels_last_shape(x: object) -> list[int]:
+    shape = cast(fx.Node, x).meta["val"].shape
+    return [int(shape[axis]) for axis in _LAST]
 
 
 def _pad(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:

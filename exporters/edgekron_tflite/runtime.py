@@ -10,9 +10,12 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from edgekron.artifact import Array, TensorInfo
+from edgekron.delegation import DelegationReport
 from edgekron.errors import UsageError
 from edgekron.quiet import quiet
 from edgekron.wording import one_line
+from edgekron_tflite import delegation
+from edgekron_tflite.flatbuffer import parse
 
 
 class LiteSession:
@@ -64,3 +67,17 @@ class LiteRuntime:
                 return LiteSession(Interpreter(model_path=str(path), num_threads=threads))
         except (ValueError, RuntimeError) as error:
             raise UsageError(f"{path}: LiteRT cannot load this file: {one_line(error)}") from error
+
+    def delegation(self, path: Path) -> DelegationReport:
+        """The operators that XNNPACK takes."""
+        try:
+            data = path.read_bytes()
+            with quiet():
+                # Else a run of operators is one delegate node, which does not say what is in it.
+                alone = {"experimental_disable_delegate_node_fusion": True}
+                interpreter = Interpreter(model_content=data, num_threads=1, **alone)
+                interpreter.allocate_tensors()
+                nodes = interpreter._get_ops_details()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UsageError(f"{path}: LiteRT cannot load this file: {one_line(error)}") from error
+        return delegation.report(parse(data), nodes)

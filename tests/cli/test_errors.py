@@ -168,7 +168,7 @@ CASES: dict[str, tuple[tuple[object, ...], int, str]] = {
         "macs=1000 cannot be met: the best reachable macs is ",
     ),
     "ratio below 1": (("compress", *STATE, "--ratio", 0.5), 2, "ratio must be at least 1, got 0.5"),
-    "no budget": (("compress", *STATE), 2, "give either ratio= and/or macs=, or structures="),
+    "no budget": (("compress", *STATE), 2, "give either ratio=, macs= and/or speedup=, or structures="),
     "no json": (("compress", *STATE, "--structures", "bad.json"), 2, "bad.json: not a readable JSON file: "),
     "other json": (
         ("compress", *STATE, "--structures", "list.json"),

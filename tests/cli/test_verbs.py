@@ -17,6 +17,7 @@ import torch
 
 import edgekron
 from edgekron import bundled
+from edgekron.delegation import DelegationReport, Undelegated
 from edgekron.selection import candidates, methods
 from edgekron.selection.methods import Method
 from edgekron.structure import Structure
@@ -220,6 +221,27 @@ def test_options_of_export(folder: Path, run: Run) -> None:
     onnx, tflite = (report["manifest"] for report in strict(result.out))
     assert (onnx["options"]["opset"], onnx["layout"]) == (19, "nchw")
     assert (tflite["options"]["opset"], tflite["layout"]) == (None, "nchw")
+
+
+def test_full_delegation_can_be_required(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = DelegationReport("kernels", 4, (Undelegated("Conv", "y", "some-code", "do this"),))
+    monkeypatch.setattr("edgekron_onnx.runtime.OnnxRuntime.delegation", lambda self, path: left)
+    common = ("state.pt", "--factory", "networks_of_a_user:build", "--input-shape", "1,3,8,8", "--no-verify")
+    before = sorted(os.listdir(folder))
+    result = run("export", *common, "-o", "a.onnx", "--require-full-delegation")
+    assert (result.code, result.out) == (3, "")
+    assert result.errors == [
+        "error: full delegation is required, but only 3 of 4 operators run on kernels: "
+        "1 x Conv not on kernels [some-code] at y: do this"
+    ]
+    assert sorted(os.listdir(folder)) == before
+    result = run("export", *common, "-o", "a.onnx")
+    assert result.code == 0
+    assert "warning: 1 x Conv not on kernels [some-code] at y: do this" in result.out.splitlines()
+    result = run("inspect", "a.onnx")
+    assert "3 of 4 operators run on kernels" in result.out.splitlines()
+    result = run("inspect", "a.onnx", "--json")
+    assert strict(result.out)["delegation"] == left.to_json()
 
 
 def test_doctor(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

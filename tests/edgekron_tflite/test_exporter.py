@@ -228,13 +228,10 @@ def test_the_stem_of_a_resnet_keeps_to_the_delegate() -> None:
     check_equal(model, exported, x)
 
 
-def test_a_padded_pool_of_any_values_is_exact_and_warned_of() -> None:
+def test_a_padded_pool_of_any_values_is_exact() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.MaxPool2d(3, 2, 1))
     exported = export(model, image())
-    assert exported.warnings == (
-        "1 x PADV2 is not delegated to XNNPACK: a max-pool with padding does not follow a ReLU; pad after a "
-        "ReLU, or pool without padding",
-    )
+    assert names(exported) == ["CONV_2D", "PADV2", "MAX_POOL_2D"]
     check_equal(model, exported, image())
 
 

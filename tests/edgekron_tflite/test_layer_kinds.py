@@ -93,19 +93,17 @@ def test_time_apart_from_space_is_no_convolution_over_three_axes(groups: int, tm
     x = torch.randn(2, int(str(network.layers[0].in_channels)), 4, 5, 6)
     exported = EXPORTER.export(network, (x,), ExportOptions())
     assert "CONV_3D" not in operators(exported)
-    assert not any("CONV_3D" in text for text in exported.warnings)
     for expected, found in zip(network(x), run(exported, (x,), tmp_path), strict=True):
         assert relative_error(expected.detach().numpy(), found) < 1e-5
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_time_together_with_space_is_one_and_warned_of(groups: int, tmp_path: Path) -> None:
+def test_time_together_with_space_is_one(groups: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = Volumes(["tucker"], groups).eval()
     x = torch.randn(1, int(str(network.layers[0].in_channels)), 4, 5, 6)
     exported = EXPORTER.export(network, (x,), ExportOptions())
     assert operators(exported).count("CONV_3D") >= 1
-    assert any("CONV_3D is not delegated" in text for text in exported.warnings)
     (expected,) = network(x)
     (found,) = run(exported, (x,), tmp_path)
     assert relative_error(expected.detach().numpy(), found) < 1e-5

@@ -236,6 +236,50 @@ def test_slices_and_constant_pads_are_taken_channels_last(name: str) -> None:
     rewritten(chain(function), tolerance=0)
 
 
+STEPS: dict[str, tuple[Function, bool]] = {
+    "every other row": (lambda x: x[:, :, ::2], True),
+    "every other column": (lambda x: x[..., ::2], True),
+    "the second of two, to the end": (lambda x: x[:, :, 1:99:2], True),
+    "the third of three columns": (lambda x: x[..., 2::3], True),
+    "every other pixel": (lambda x: x[:, :, ::2, ::2], True),
+    "steps that do not divide the rows": (lambda x: x[:, :, ::5], False),
+    "not from the first step": (lambda x: x[:, :, 2::2], False),
+    "not to the end": (lambda x: x[:, :, :4:2], False),
+    "channels": (lambda x: x[:, ::2], False),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_over_rows_and_columns_become_slices_without_steps(name: str) -> None:
+    function, becomes = STEPS[name]
+    module = rewritten(chain(lambda x: function(x) * 2), samples(2, 4, 6, 12), tolerance=0)
+    steps = [node.args[4] for node in slices(module) if len(node.args) > 4 and node.args[4] != 1]
+    assert len(slices(module)) > 0
+    assert (not steps) == becomes
+
+
+def test_steps_of_what_is_changed_in_place_stay_views() -> None:
+    def rows_changed(x: Tensor) -> Tensor:
+        y = x * 2
+        y[:, :, ::2].add_(1)
+        return y
+
+    def image_changed(x: Tensor) -> Tensor:
+        y = x * 2
+        rows = y[:, :, ::2]
+        y.add_(1)
+        return rows * 3
+
+    for function in (rows_changed, image_changed):
+        for network in (chain(function), chain(Last(), function)):
+            rewritten(network, samples(2, 4, 6, 12), tolerance=0)
+
+
+def slices(module: fx.GraphModule) -> list[fx.Node]:
+    """Slices that take less than everything."""
+    return [node for node in module.graph.nodes if node.target == aten.slice.Tensor]
+
+
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
 def test_other_pads_stay(mode: str) -> None:
     module = rewritten(chain(lambda x: F.pad(x, (1, 2, 1, 0), mode=mode)), tolerance=0)

@@ -19,11 +19,19 @@ import torch
 from torch import Tensor, nn
 
 import edgekron
-from edgekron.errors import EdgekronError, MissingExtraError, ParityError, UnsupportedError, UsageError
+from edgekron.errors import (
+    EdgekronError,
+    MissingExtraError,
+    ParityError,
+    UndelegatedError,
+    UnsupportedError,
+    UsageError,
+)
 from edgekron.exporter import Exported
 from edgekron.verbs.export import ExportReport, export
 from edgekron.verbs.open import open_artifact
 from edgekron_onnx.exporter import OnnxExporter
+from edgekron_onnx.runtime import OnnxRuntime
 from tests.samples import FOLDED, classifier, convolution, image
 
 WIDE = "64x1x3x1[r] * 1x64x1x3[r]; r=16"
@@ -135,6 +143,93 @@ def test_the_guard_off_keeps_all_compressed(tmp_path: Path) -> None:
     assert report.warnings == ()
     assert report.manifest.options["guard"] == "off"
     assert report.manifest.parameters[1] == sum(p.numel() for p in classifier().parameters())
+
+
+# ---- delegation
+
+
+def slow() -> nn.Sequential:
+    """A pool that pads what may be negative, and a depthwise convolution of 6 channels: (N, 3, 8, 8)."""
+    return nn.Sequential(nn.Conv2d(3, 6, 1), nn.MaxPool2d(3, 2, 1), nn.Conv2d(6, 6, 3, groups=6)).eval()
+
+
+LEFT = {"onnx": ("Conv", "unaligned-depthwise"), "tflite": ("PADV2", "padding-value")}
+
+
+@pytest.fixture
+def blocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions are judged as on a CPU with blocked kernels."""
+    monkeypatch.setattr("edgekron_onnx.runtime.has_blocked_kernels", lambda: True)
+
+
+@pytest.mark.parametrize("format", ["onnx", "tflite"])
+def test_full_delegation_is_told(format: str, reports: dict[str, ExportReport]) -> None:
+    report = reports[format]
+    assert report.delegation and report.delegation.complete
+    assert report.delegation.summary() in str(report)
+    assert report.to_json()["delegation"] == report.delegation.to_json()
+    assert report.warnings == ()
+
+
+@pytest.mark.usefixtures("blocked")
+@pytest.mark.parametrize("format", ["onnx", "tflite"])
+def test_operators_on_slow_kernels_are_warned_of(format: str, tmp_path: Path) -> None:
+    report = export(slow(), tmp_path / f"m.{format}", example_inputs=image(), verify=False)
+    assert report.delegation
+    [left] = report.delegation.undelegated
+    assert (left.operator, left.code) == LEFT[format]
+    [warning] = report.warnings
+    assert f"[{left.code}]" in warning and left.remedy in warning
+    assert f"warning: {warning}" in str(report)
+    assert json.loads(json.dumps(report.to_json()))["delegation"]["undelegated"][0]["code"] == left.code
+
+
+@pytest.mark.usefixtures("blocked")
+@pytest.mark.parametrize("format", ["onnx", "tflite"])
+def test_required_delegation_that_is_not_had(format: str, tmp_path: Path) -> None:
+    with pytest.raises(UndelegatedError) as error:
+        export(slow(), tmp_path / f"m.{format}", example_inputs=image(), require_full_delegation=True)
+    assert error.value.exit_code == 3
+    operator, code = LEFT[format]
+    message = str(error.value)
+    assert message.startswith("full delegation is required, but only ")
+    assert f"1 x {operator} not on " in message and f"[{code}]" in message and "\n" not in message
+    assert os.listdir(tmp_path) == []
+    report = export(
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()),
+        tmp_path / f"m.{format}",
+        example_inputs=image(),
+        require_full_delegation=True,
+    )
+    assert report.delegation and report.delegation.complete
+
+
+def test_required_delegation_needs_the_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise MissingExtraError("runtime 'onnxruntime' needs the package 'onnxruntime': pip install ..")
+
+    monkeypatch.setattr("edgekron.plugins.runtime", missing)
+    given: Any = {"example_inputs": torch.ones(1, 2), "verify": False}
+    report = export(nn.ReLU(), tmp_path / "m.onnx", **given)
+    assert (report.delegation, report.to_json()["delegation"]) == (None, None)
+    with pytest.raises(MissingExtraError, match="pip install"):
+        export(nn.ReLU(), tmp_path / "n.onnx", **given, require_full_delegation=True)
+    assert os.listdir(tmp_path) == ["m.onnx"]
+
+
+def test_a_file_that_the_runtime_cannot_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: OnnxRuntime, path: Path) -> None:
+        raise UsageError(f"{path}: onnxruntime cannot load this file")
+
+    monkeypatch.setattr(OnnxRuntime, "delegation", refused)
+    given: Any = {"example_inputs": torch.ones(1, 2), "verify": False}
+    assert export(nn.ReLU(), tmp_path / "m.onnx", **given).delegation is None
+    with pytest.raises(UsageError, match="cannot load"):
+        export(nn.ReLU(), tmp_path / "n.onnx", **given, require_full_delegation=True)
+    assert os.listdir(tmp_path) == ["m.onnx"]
+
+
+# ---- what the options do
 
 
 def test_a_free_batch(tmp_path: Path) -> None:

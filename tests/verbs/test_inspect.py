@@ -68,6 +68,23 @@ def test_an_artifact(
     content = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert (content["kind"], content["path"], content["operators"]) == ("artifact", str(path), operators)
     assert content["manifest"]["layers"]["0"]["structure"] == WIDE
+    assert report.delegation == exported[format].delegation
+    assert str(report.delegation) in text
+    assert content["delegation"]["undelegated"] == []
+
+
+@pytest.mark.parametrize(("format", "runtime"), [("onnx", "OnnxRuntime"), ("tflite", "LiteRuntime")])
+def test_an_artifact_whose_runtime_cannot_say(
+    format: str, runtime: str, exported: dict[str, ExportReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: object, path: Path) -> None:
+        raise UsageError(f"{path.name}: this runtime cannot load this file")
+
+    monkeypatch.setattr(f"edgekron_{format}.runtime.{runtime}.delegation", refused)
+    report = inspect(exported[format].path)
+    assert isinstance(report, ArtifactReport)
+    assert f"delegation unknown: m.{format}: this runtime cannot load this file" in str(report)
+    assert report.to_json()["delegation"] is None
 
 
 def test_an_artifact_of_someone_else(tmp_path: Path) -> None:
@@ -76,7 +93,9 @@ def test_an_artifact_of_someone_else(tmp_path: Path) -> None:
     assert isinstance(report, ArtifactReport)
     assert report.manifest is None
     assert report.operators == {"ADD": 1, "SUB": 1}
-    assert str(report).endswith("operators (2): ADD 1, SUB 1\nno manifest: not made by edgekron")
+    assert str(report).endswith(
+        "operators (2): ADD 1, SUB 1\nall 2 operators run on XNNPACK\nno manifest: not made by edgekron"
+    )
     assert json.loads(json.dumps(report.to_json(), allow_nan=False))["manifest"] is None
 
 
