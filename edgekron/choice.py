@@ -15,7 +15,7 @@ from edgekron.plan import Convolution, Layout, Plan, best_plan
 from edgekron.structure import Structure
 
 PlanChoice = Literal["auto", "tuned", "dense"]
-Guard = Literal["latency", "off"]
+Guard = Literal["latency", "size", "off"]
 Accept = Callable[[Plan], bool]
 
 
@@ -24,7 +24,8 @@ class ChoiceOptions:
     """How plans are chosen; every field is an option of the command line too.
 
     plan: 'auto' by cost, 'tuned' by measurement, 'dense' for the dense form of every layer; guard: 'latency'
-    exports a layer dense where that is faster, 'off' keeps all compressed; threads: to measure on.
+    exports a layer dense where that is faster, 'size' too, but stores its factors, which the runtime
+    densifies at load; 'off' keeps all compressed; threads: to measure on.
     """
 
     plan: PlanChoice = "auto"

@@ -24,17 +24,22 @@ class ExportOptions:
     """How to export; every field is an option of the command line too.
 
     opset: of ONNX; dynamic_batch: the file takes any batch; layout: of 4-D inputs and outputs, by default
-    what the format prefers.
+    what the format prefers; at_load: layers that run dense are stored as their factors, which the
+    runtime multiplies when it opens the file, where the format has a way to say so.
     """
 
     opset: int | None = None
     dynamic_batch: bool = False
     layout: Literal["nchw", "nhwc"] | None = None
+    at_load: bool = False
 
 
 @dataclass(frozen=True)
 class Exported:
-    """Bytes of a file that nobody has verified yet, and what is known about it."""
+    """Bytes of a file that nobody has verified yet, and what is known about it.
+
+    at_load: layers that run dense but are stored as factors.
+    """
 
     data: bytes
     layout: Layout
@@ -42,6 +47,7 @@ class Exported:
     output_names: tuple[str, ...]
     plans: dict[str, tuple[Plan, ...]]
     warnings: tuple[str, ...] = ()
+    at_load: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

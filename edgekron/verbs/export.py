@@ -113,7 +113,8 @@ def export(
     input shapes, and the batch unless dynamic_batch. plan: 'auto' takes the plan of least cost for
     each compressed layer, 'tuned' the one that is fastest by measurement, on so many threads (see
     ``edgekron.verbs.tune``), 'dense' densifies them all. guard: 'latency' exports a layer dense where its
-    factors would run slower, 'off' keeps all compressed. opset: of ONNX, 18 by default; layout: of images
+    factors would run slower, 'size' (ONNX) stores such a layer as factors that the runtime multiplies when
+    it opens the file, 'off' keeps all compressed. opset: of ONNX, 18 by default; layout: of images
     in the file, by default what the format prefers. inputs: .npz files to verify on, besides
     seeded random inputs; atol, rtol: see ``edgekron.parity.Tolerance``. require_full_delegation: refuse
     a file with operators that the runtime's fast kernels do not take. source: the checkpoint, for the
@@ -125,7 +126,8 @@ def export(
     is required and not had. Nothing is left behind.
     """
     path, start, tolerance = Path(path), time.monotonic(), Tolerance(atol, rtol)
-    how, options = ChoiceOptions(plan, guard, threads), ExportOptions(opset, dynamic_batch, layout)
+    how = ChoiceOptions(plan, guard, threads)
+    options = ExportOptions(opset, dynamic_batch, layout, at_load=guard == "size")
     exporter = plugins.exporter(format or plugins.format_of(path))
     plugins.require_suffix(path, exporter)
     if verify or require_full_delegation:
@@ -213,9 +215,11 @@ def _densified(exported: Exported, reasons: Mapping[Plan, str]) -> list[str]:
     if not dense:
         return []
     kept, each = len(exported.plans) - len(dense), ", ".join(f"{k} ({why})" for k, why in dense.items())
+    stored = sum(name in exported.at_load for name in dense)
+    at_load = f" ({stored} when the file is opened, their factors are stored)" if stored else ""
     return [
-        f"kept {kept} of {len(exported.plans)} compressed layers; densified, since their factors would run "
-        f"slower: {each}"
+        f"kept {kept} of {len(exported.plans)} compressed layers; densified{at_load}, since their factors "
+        f"would run slower: {each}"
     ]
 
 
@@ -301,7 +305,9 @@ def _sizes(model: nn.Module, tensors: Inputs, exported: Exported) -> tuple[tuple
         structure = next(iter(plans.values())).structure
         weight = math.prod(structure.weight_shape)
         dense += weight - structure.parameters
+        macs += sum(count * plans[size].macs for size, count in use.sizes.items())
+        if name in exported.at_load:
+            continue
         merges = {plan.merges for plan in plans.values()}
         stored += sum(structure.merge(each).parameters for each in merges) - structure.parameters
-        macs += sum(count * plans[size].macs for size, count in use.sizes.items())
     return (dense, stored), (whole, macs)

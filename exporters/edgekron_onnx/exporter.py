@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx
 import onnxsim
@@ -15,11 +15,13 @@ from edgekron.artifact import Manifest
 from edgekron.choice import Choose, by_cost
 from edgekron.errors import UnsupportedError, UsageError
 from edgekron.exporter import Exported, ExportOptions, Operator
+from edgekron.layers import KroneckerLayer
 from edgekron.lower import lower
 from edgekron.network import Inputs
 from edgekron.plan import Layout, Plan
 from edgekron.quiet import quiet
 from edgekron.wording import one_line
+from edgekron_onnx.at_load import is_stored_dense, store_factors
 from edgekron_onnx.nodes import layer_model, random_weights
 
 DEFAULT_OPSET = 18
@@ -59,7 +61,8 @@ class OnnxExporter:
         count = 1 if isinstance(results, torch.Tensor) else len(results)
         outputs = tuple(f"output_{k}" for k in range(count)) if count > 1 else ("output",)
         proto = _convert(lowered, inputs, names, outputs, opset, options.dynamic_batch)
-        return Exported(_checked(proto, opset), "nchw", names, outputs, plans)
+        stored = _at_load(proto, model, plans) if options.at_load else ()
+        return Exported(_checked(proto, opset), "nchw", names, outputs, plans, at_load=stored)
 
     def layers(self, plans: Sequence[Plan]) -> list[bytes]:
         """Written from the plans; a layer over two axes stands between two convolutions."""
@@ -86,6 +89,19 @@ class OnnxExporter:
     def operators(self, data: bytes) -> list[Operator]:
         """The nodes of the graph."""
         return [Operator(node.op_type, tuple(node.output)) for node in _parse(data).graph.node]
+
+
+def _at_load(
+    proto: onnx.ModelProto, model: nn.Module, plans: Mapping[str, tuple[Plan, ...]]
+) -> tuple[str, ...]:
+    """Store what runs dense as factors; the layers for which that was possible."""
+    modules, stored = dict(model.named_modules()), []
+    for name, each in plans.items():
+        layer = modules[name]
+        assert isinstance(layer, KroneckerLayer)
+        if all(map(is_stored_dense, each)) and store_factors(proto.graph, each[0], layer.values):
+            stored.append(name)
+    return tuple(stored)
 
 
 def _convert(

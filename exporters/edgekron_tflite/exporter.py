@@ -52,6 +52,8 @@ class TfliteExporter:
         self, model: nn.Module, inputs: Inputs, options: ExportOptions, choose: Choose = by_cost
     ) -> Exported:
         """Convert the network; UnsupportedError if litert-torch cannot."""
+        if options.at_load:
+            raise UsageError("--guard size is for ONNX: no TFLite runtime multiplies constants when it loads")
         if options.opset is not None:
             raise UsageError("--opset is for ONNX; TFLite operators have versions of their own")
         layout: Layout = options.layout or "nhwc"
