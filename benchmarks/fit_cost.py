@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--save", type=Path)
     parser.add_argument("--load", type=Path)
     args = parser.parse_args()
-    base = MODELS[RUNTIMES[args.runtime][1]]
+    base = MODELS["x86-64"][RUNTIMES[args.runtime][1]]
     if args.load:
         rows = json.loads(args.load.read_text())
         every = list(layers())

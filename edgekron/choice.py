@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 from edgekron.errors import UsageError
 from edgekron.plan import Convolution, Layout, Plan, best_plan
+from edgekron.plan.cost import MODELS, Cpu
 from edgekron.structure import Structure
 
 PlanChoice = Literal["auto", "tuned", "dense"]
@@ -25,15 +26,16 @@ class ChoiceOptions:
 
     plan: 'auto' by cost, 'tuned' by measurement, 'dense' for the dense form of every layer; guard: 'latency'
     exports a layer dense where that is faster, 'size' too, but stores its factors, which the runtime
-    densifies at load; 'off' keeps all compressed; threads: to measure on.
+    densifies at load; 'off' keeps all compressed; threads: to measure on; cpu: whose cost model 'auto' takes.
     """
 
     plan: PlanChoice = "auto"
     guard: Guard = "latency"
     threads: int = 1
+    cpu: Cpu = "x86-64"
 
     def __post_init__(self) -> None:
-        for name, kind in (("plan", PlanChoice), ("guard", Guard)):
+        for name, kind in (("plan", PlanChoice), ("guard", Guard), ("cpu", Cpu)):
             given, known = getattr(self, name), get_args(kind)
             if given not in known:
                 raise UsageError(f"{name}={given!r}: expected one of {', '.join(known)}")
@@ -71,12 +73,12 @@ Choose = Callable[[Layer, Accept], Choice]
 """Gives an acceptable plan of a layer; LookupError if there is none."""
 
 
-def by_cost(layer: Layer, accept: Accept, *, guard: Guard = "latency") -> Choice:
+def by_cost(layer: Layer, accept: Accept, *, guard: Guard = "latency", cpu: Cpu = "x86-64") -> Choice:
     """The plan of least cost; unless `guard` is off, the dense form may be it."""
-    best = _best(layer, accept)
+    best = _best(layer, accept, cpu)
     if not best.is_dense:
         return Choice(best)
-    compressed = compressed_plan(layer, accept)
+    compressed = compressed_plan(layer, accept, cpu)
     if compressed is None:
         return only_dense(layer, best)
     if guard == "off":
@@ -94,13 +96,16 @@ def dense(layer: Layer, accept: Accept) -> Choice:
     return Choice(_best(layer, lambda plan: plan.is_dense and accept(plan)))
 
 
-def compressed_plan(layer: Layer, accept: Accept) -> Plan | None:
+def compressed_plan(layer: Layer, accept: Accept, cpu: Cpu = "x86-64") -> Plan | None:
     """The plan of least cost that is not dense, if there is one."""
     try:
-        return _best(layer, lambda plan: not plan.is_dense and accept(plan))
+        return _best(layer, lambda plan: not plan.is_dense and accept(plan), cpu)
     except LookupError:
         return None
 
 
-def _best(layer: Layer, accept: Accept) -> Plan:
-    return best_plan(layer.structure, layer.convolution, layer.layout, bias=layer.bias, accept=accept)
+def _best(layer: Layer, accept: Accept, cpu: Cpu = "x86-64") -> Plan:
+    model = MODELS[cpu][layer.layout]
+    return best_plan(
+        layer.structure, layer.convolution, layer.layout, bias=layer.bias, accept=accept, model=model
+    )

@@ -29,6 +29,7 @@ from edgekron.network import (
     structure_macs,
 )
 from edgekron.plan import group_digits
+from edgekron.plan.cost import Cpu
 from edgekron.progress import Progress, silent
 from edgekron.selection.candidates import (
     Candidates,
@@ -165,6 +166,7 @@ def compress(
     ratio: float | None = None,
     macs: float | None = None,
     speedup: float | None = None,
+    cpu: Cpu = "x86-64",
     structures: Mapping[str, Structure | str] | None = None,
     method: Method = "gkpd",
     max_factors: int = 3,
@@ -174,7 +176,7 @@ def compress(
 
     ratio: parameters of the whole network before over after, at least; macs: the same for its
     multiplications; speedup: the same for the latency of its layers with a weight on one thread, as the
-    cost models of onnxruntime and LiteRT predict it, whichever is slower. method: 'gkpd' has all
+    cost models of onnxruntime and LiteRT on this cpu predict it, whichever is slower. method: 'gkpd' has all
     two-factor shapes and all ranks of every eligible layer as candidates; 'sekron' (up to max_factors
     factors), 'cp', 'tt', 'tr' and 'tucker' a bounded set that `edgekron.selection.methods` describes;
     'auto' has all of them. The dense layer itself always is one. For the whole network at once one is
@@ -195,6 +197,7 @@ def compress(
     for name, value in budgets.items():
         if not (value >= 1 and math.isfinite(value)):
             raise UsageError(f"{name} must be at least 1, got {value}")
+    timed_on = cpu if speedup is not None else None
     uses = layer_uses(model, example_inputs)
     reasons = {name: reason for name, use in uses.items() if (reason := ineligible(use))}
     searched = None
@@ -203,11 +206,11 @@ def compress(
         reasons = {name: reasons.get(name, "not named in structures=") for name in uses if name not in chosen}
     else:
         eligible = {name: use for name, use in uses.items() if name not in reasons}
-        choices = layer_candidates(eligible, method, max_factors, progress, timed=speedup is not None)
+        choices = layer_candidates(eligible, method, max_factors, progress, timed_on=timed_on)
         searched = Search(method, max_factors, sum(choice.considered for choice in choices.values()))
-        chosen = _search(model, uses, choices, eligible, budgets)
+        chosen = _search(model, uses, choices, eligible, budgets, cpu)
         reasons |= {name: _CHOSEN_DENSE for name in eligible if name not in chosen}
-    return _build(model, uses, chosen, reasons, searched, speedup is not None, progress)
+    return _build(model, uses, chosen, reasons, searched, timed_on, progress)
 
 
 def ineligible(use: LayerUse) -> str | None:
@@ -281,6 +284,7 @@ def _search(
     choices: Mapping[str, Candidates],
     eligible: Mapping[str, LayerUse],
     budgets: Mapping[str, float],
+    cpu: Cpu,
 ) -> dict[str, Structure]:
     """One structure per eligible layer that is worth compressing, for the whole network at once."""
     costs: list[list[NDArray[Any]]] = []
@@ -296,7 +300,9 @@ def _search(
                 ours = sum(map(layer_macs, eligible.values()))
             case _:
                 own = [choice.times for choice in choices.values()]
-                total, ours = (sum(map(layer_time, some.values())) for some in (uses, eligible))
+                total, ours = (
+                    sum(layer_time(use, cpu) for use in some.values()) for some in (uses, eligible)
+                )
         fixed, least = total - ours, sum(float(each.min()) for each in own)
         if fixed + least > total / asked:
             best = math.floor(100 * total / (fixed + least)) / 100
@@ -312,8 +318,8 @@ def _search(
         if "speedup" not in budgets:
             return found
         # The times of the candidates are interpolated: what is missing is taken off the allowance.
-        whole = sum(map(layer_time, uses.values()))
-        now = sum(predicted_time(use, found.get(name)) for name, use in uses.items())
+        whole = sum(layer_time(use, cpu) for use in uses.values())
+        now = sum(predicted_time(use, found.get(name), cpu) for name, use in uses.items())
         if now <= whole / budgets["speedup"]:
             return found
         allowed[list(budgets).index("speedup")] -= 1.1 * (now - whole / budgets["speedup"])
@@ -327,12 +333,12 @@ def layer_candidates(
     max_factors: int = 3,
     progress: Progress = silent,
     *,
-    timed: bool = False,
+    timed_on: Cpu | None = None,
 ) -> dict[str, Candidates]:
     """The Pareto front of every layer. Errors are computed by one thread per core.
 
     Two factors are searched for the methods that have them, and for layers that have nothing else.
-    timed: predict the latency of every candidate.
+    timed_on: predict the latency of every candidate on it.
     """
     others = _others(eligible, method, max_factors, progress)
     jobs = [
@@ -355,7 +361,7 @@ def layer_candidates(
             partial(structure_macs, use),
             layer_macs(use),
             others[name],
-            PredictedLatency(use) if timed else None,
+            PredictedLatency(use, timed_on) if timed_on else None,
         )
         progress("candidates", done, len(eligible))
     return result
@@ -399,7 +405,7 @@ def _build(
     chosen: Mapping[str, Structure],
     reasons: Mapping[str, str],
     searched: Search | None,
-    timed: bool,
+    timed_on: Cpu | None,
     progress: Progress,
 ) -> nn.Module:
     """Decompose the chosen layers in a copy of the model, and report."""
@@ -442,9 +448,9 @@ def _build(
         )
     saved = sum(layer.macs[0] - layer.macs[1] for layer in layers)
     latency = None
-    if timed:
-        after_all = sum(predicted_time(use, chosen.get(name)) for name, use in uses.items())
-        latency = sum(map(layer_time, uses.values())), after_all
+    if timed_on:
+        then = sum(predicted_time(use, chosen.get(name), timed_on) for name, use in uses.items())
+        latency = sum(layer_time(use, timed_on) for use in uses.values()), then
     small.compression = CompressionReport(  # type: ignore[assignment]
         tuple(layers),
         (before[0], parameters(small)),

@@ -46,11 +46,15 @@ def lower(
     lowered = copy.deepcopy(model).eval()
     modules = dict(lowered.named_modules())
     plans: dict[str, tuple[Plan, ...]] = {}
+    chosen: dict[Layer, Plan] = {}  # layers of a network repeat
     for name, layers in compressed_layers(model, example_inputs, layout).items():
         try:
-            plans[name] = tuple(choose(layer, accept).plan for layer in layers)
+            for layer in layers:
+                if layer not in chosen:
+                    chosen[layer] = choose(layer, accept).plan
         except LookupError as error:
             raise UnsupportedError(f"layer '{name}': {error}") from None
+        plans[name] = tuple(chosen[layer] for layer in layers)
         module = modules[name]
         assert isinstance(module, KroneckerLayer)
         runs = [LoweredLayer(plan, module.values, module.bias) for plan in plans[name]]

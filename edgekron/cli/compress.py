@@ -11,6 +11,7 @@ import typer
 
 from edgekron.cli.options import (
     AllowPickle,
+    CpuName,
     Factory,
     Force,
     InputShape,
@@ -54,6 +55,9 @@ def compress(
             "LiteRT predict it for one thread."
         ),
     ] = None,
+    cpu: Annotated[
+        CpuName, typer.Option(help="Whose cost models --speedup takes; those of arm64 are not measured yet.")
+    ] = CpuName.x86_64,
     structures: Annotated[
         Path | None,
         typer.Option(
@@ -126,6 +130,7 @@ def compress(
             ratio=ratio,
             macs=macs,
             speedup=speedup,
+            cpu=cpu.value,
             structures=chosen,
             method=method.value,
             max_factors=max_factors,

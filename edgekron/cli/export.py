@@ -11,6 +11,7 @@ import typer
 from edgekron.cli.options import (
     AllowPickle,
     Atol,
+    CpuName,
     Factory,
     Force,
     Inputs,
@@ -73,6 +74,9 @@ def export(
         ),
     ] = GuardName.latency,
     threads: Annotated[int, typer.Option(min=1, help="Threads that --plan tuned measures on.")] = 1,
+    cpu: Annotated[
+        CpuName, typer.Option(help="Whose cost model --plan auto takes; that of arm64 is not measured yet.")
+    ] = CpuName.x86_64,
     opset: Annotated[
         int | None, typer.Option(help="ONNX opset. Default 18 (IR 8), for onnxruntime 1.14 on.")
     ] = None,
@@ -139,6 +143,7 @@ def export(
                 plan=plan.value,
                 guard=guard.value,
                 threads=threads,
+                cpu=cpu.value,
                 opset=opset if name == "onnx" or len(targets) == 1 else None,
                 dynamic_batch=dynamic_batch,
                 layout=layout.value if layout and (name == "tflite" or len(targets) == 1) else None,

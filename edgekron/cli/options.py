@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from edgekron.checkpoint import Checkpoint
+
+
+class CpuName(StrEnum):
+    """Processors that plans are costed for."""
+
+    x86_64 = "x86-64"
+    arm64 = "arm64"
+
 
 Model = Annotated[
     Path,

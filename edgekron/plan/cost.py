@@ -20,7 +20,8 @@ A model knows the few facts that decide between plans, and is linear in its coef
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from edgekron.plan.steps import Convolve, Layout, MatMul
 
@@ -158,7 +159,33 @@ LITERT_X86 = CostModel(
     scattered=0.12,
     reorder=0,
 )
-MODELS: dict[Layout, CostModel] = {"nchw": ONNXRUNTIME_X86, "nhwc": LITERT_X86}
+ONNXRUNTIME_ARM64 = CostModel(
+    lanes=4,
+    blocks=False,
+    operator=3000,
+    mac=0.07,
+    broadcast=0.0,
+    gemm=0.07,
+    general=0.1,
+    volume=0.15,
+    element=0.3,
+    parameter=0.3,
+    transposed=0.6,
+    small_block=2.0,
+    scattered=4.0,
+    reorder=0.0,
+)
+LITERT_ARM64 = replace(ONNXRUNTIME_ARM64, lanes=8, volume=0.6, scattered=0.6)
+
+Cpu = Literal["x86-64", "arm64"]
+MODELS: dict[Cpu, dict[Layout, CostModel]] = {
+    "x86-64": {"nchw": ONNXRUNTIME_X86, "nhwc": LITERT_X86},
+    "arm64": {"nchw": ONNXRUNTIME_ARM64, "nhwc": LITERT_ARM64},
+}
+"""Those of x86-64 are fitted on a Zen 5 with AVX-512 (onnxruntime 1.31, LiteRT 2.3). Those of arm64 are
+*not measured on a device*: they follow from the data sheet of a Cortex-A76 at 2.4 GHz (two 4-lane fused
+multiply-adds per cycle, three quarters of it reached; about 13 GB/s of one core) and from the tiles of the
+runtimes' NEON kernels (4 rows by 16 pixels in onnxruntime's products, 6 by 8 channels in XNNPACK's)."""
 
 
 def moves_one_axis(order: tuple[int, ...]) -> bool:

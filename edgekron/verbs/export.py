@@ -24,6 +24,7 @@ from edgekron.lower import compressed_layers
 from edgekron.network import Inputs, as_inputs, dense_macs, layer_macs, layer_uses, parameters, run_model
 from edgekron.parity import ParityReport, Tolerance, compare
 from edgekron.plan import Layout, Plan, figures
+from edgekron.plan.cost import Cpu
 from edgekron.progress import Progress, silent
 from edgekron.tune.cache import Cache
 from edgekron.verbs.trials import (
@@ -95,6 +96,7 @@ def export(
     plan: PlanChoice = "auto",
     guard: Guard = "latency",
     threads: int = 1,
+    cpu: Cpu = "x86-64",
     opset: int | None = None,
     dynamic_batch: bool = False,
     layout: Layout | None = None,
@@ -111,7 +113,7 @@ def export(
 
     path: of the file; its suffix is the format unless format= says it. example_inputs: give the
     input shapes, and the batch unless dynamic_batch. plan: 'auto' takes the plan of least cost for
-    each compressed layer, 'tuned' the one that is fastest by measurement, on so many threads (see
+    each compressed layer on this cpu, 'tuned' the one that is fastest by measurement, on so many threads (see
     ``edgekron.verbs.tune``), 'dense' densifies them all. guard: 'latency' exports a layer dense where its
     factors would run slower, 'size' (ONNX) stores such a layer as factors that the runtime multiplies when
     it opens the file, 'off' keeps all compressed. opset: of ONNX, 18 by default; layout: of images
@@ -126,7 +128,7 @@ def export(
     is required and not had. Nothing is left behind.
     """
     path, start, tolerance = Path(path), time.monotonic(), Tolerance(atol, rtol)
-    how = ChoiceOptions(plan, guard, threads)
+    how = ChoiceOptions(plan, guard, threads, cpu)
     options = ExportOptions(opset, dynamic_batch, layout, at_load=guard == "size")
     exporter = plugins.exporter(format or plugins.format_of(path))
     plugins.require_suffix(path, exporter)
@@ -196,7 +198,7 @@ def _choose(
     """How plans are chosen, and what is to be told of it."""
     match how.plan:
         case "auto":
-            return partial(by_cost, guard=how.guard), ()
+            return partial(by_cost, guard=how.guard, cpu=how.cpu), ()
         case "dense":
             return dense, ()
         case "tuned":

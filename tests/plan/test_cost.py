@@ -13,6 +13,7 @@ from edgekron.plan.steps import Convolve, MatMul, Weight
 from edgekron.structure import Structure
 
 MODEL = ONNXRUNTIME_X86
+FITTED = (ONNXRUNTIME_X86, LITERT_X86)
 PLANE = Convolution((8, 8), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1))
 
 
@@ -48,7 +49,7 @@ def test_small_blocks_are_not_cheaper_than_large_ones() -> None:
 
 
 def test_channels_fill_the_vector_registers() -> None:
-    for model in MODELS.values():
+    for model in FITTED:
         costs = [model.convolve(convolution(out, 64), 1000, 1000 * out) for out in (8, 16, 20, 32, 36, 48)]
         work = [
             cost - model.element * 1000 * out - model.parameter * out * 64 * 9
@@ -60,7 +61,7 @@ def test_channels_fill_the_vector_registers() -> None:
 
 
 def test_few_blocks_of_outputs_are_dearer() -> None:
-    for model in MODELS.values():
+    for model in FITTED:
         model = replace(model, element=0.0, parameter=0.0, operator=0.0)
         each = [model.convolve(convolution(out, 64), 0, 100 * out) / out for out in (16, 32, 48, 64, 128)]
         assert each[0] > each[1] > each[2] > each[3] == pytest.approx(each[4])
@@ -123,8 +124,18 @@ def test_another_model_chooses_another_plan() -> None:
     assert best_plan(structure, replace(PLANE, size=(56, 56)), "nchw", model=dear).is_dense
 
 
+def test_processors_have_models_for_both_layouts() -> None:
+    for models in MODELS.values():
+        assert set(models) == {"nchw", "nhwc"}
+    structure = Structure.parse("64x1x3x1[r] * 1x64x1x3[r]; r=25")
+    costs = {
+        cpu: best_plan(structure, PLANE, "nhwc", model=models["nhwc"]).cost for cpu, models in MODELS.items()
+    }
+    assert costs["arm64"] > 3 * costs["x86-64"]
+
+
 def test_least_is_below_every_product() -> None:
-    for model in MODELS.values():
+    for model in FITTED:
         for out, inner, groups in ((64, 64, 1), (4, 64, 1), (30, 18, 1), (64, 1, 64), (64, 16, 8)):
             macs = 64 * out * inner * 9
             assert model.least(macs) <= model.convolve(convolution(out, inner, groups), 1, 64 * out)

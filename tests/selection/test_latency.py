@@ -75,3 +75,9 @@ def test_between_the_sampled_ranks_it_is_interpolated() -> None:
         for rank in range(1, 150, 7)
     ]
     assert max(errors) < 0.25 and math.fsum(errors) / len(errors) < 0.08
+
+
+def test_another_processor_has_other_times() -> None:
+    use, structure = use_of(CONVOLUTION), Structure.parse("1x64x3x1[r] * 128x1x1x3[r]; r=20")
+    assert PredictedLatency(use, "arm64").of(structure) > 3 * PredictedLatency(use).of(structure)
+    assert layer_time(use, "arm64") > 3 * layer_time(use)
