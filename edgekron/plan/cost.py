@@ -9,8 +9,9 @@ A model knows the few facts that decide between plans, and is linear in its coef
 * an input that is loaded serves up to four blocks of output channels: with fewer blocks a
   multiplication takes up to `broadcast` longer;
 * every activation read or written by an operator takes `element`, every weight `parameter`;
-* a transpose takes `transposed` for each element, more where only small blocks stay together, and much
-  more on onnxruntime where several axes move and the last is one of them;
+* a transpose takes `transposed` for each element, more where only small blocks stay together; it takes
+  `scattered` on onnxruntime where several axes move and the last is one of them, in TFLite runtimes
+  where more than four axes are left after those that stay together are merged;
 * onnxruntime on x86-64 keeps images in blocks of 16 channels from one convolution to the next. What is
   no such convolution (views, transposes, matrix products, channels that are no multiple of 4) needs the
   plain order, and the way there and back is an operator that costs `reorder` for each element. A layer
@@ -54,7 +55,7 @@ class CostModel:
         each = self.transposed
         if order[-1] == len(order) - 1:
             each += self.small_block / block
-        elif layout == "nchw" and not moves_one_axis(order):
+        if len(order) > 4 if layout == "nhwc" else order[-1] != len(order) - 1 and not moves_one_axis(order):
             each = self.scattered
         return self.operator + elements * each
 
@@ -140,23 +141,23 @@ ONNXRUNTIME_X86 = CostModel(
     parameter=0.07421,
     transposed=0.075,
     small_block=2.243,
-    scattered=2.3,
+    scattered=2.5,
     reorder=0.04839,
 )
 LITERT_X86 = CostModel(
     lanes=16,
     blocks=False,
     operator=1000,
-    mac=0.005953,
-    broadcast=0.00574,
+    mac=0.005978,
+    broadcast=0.005535,
     gemm=0.007692,
     general=0.0125,
     volume=1,
-    element=0.05334,
-    parameter=0.0304,
+    element=0.06133,
+    parameter=0.0323,
     transposed=0.075,
     small_block=1.2,
-    scattered=0.12,
+    scattered=0.45,
     reorder=0,
 )
 ONNXRUNTIME_ARM64 = CostModel(
@@ -175,7 +176,7 @@ ONNXRUNTIME_ARM64 = CostModel(
     scattered=4.0,
     reorder=0.0,
 )
-LITERT_ARM64 = replace(ONNXRUNTIME_ARM64, lanes=8, volume=0.6, scattered=0.6)
+LITERT_ARM64 = replace(ONNXRUNTIME_ARM64, lanes=8, volume=0.6, scattered=1.5)
 
 Cpu = Literal["x86-64", "arm64"]
 MODELS: dict[Cpu, dict[Layout, CostModel]] = {

@@ -30,7 +30,7 @@ from edgekron.plan.contraction import (
     rank_indices,
 )
 from edgekron.plan.convolution import Convolution
-from edgekron.plan.cost import MODELS, CostModel
+from edgekron.plan.cost import MODELS, CostModel, moves_one_axis
 from edgekron.plan.steps import AddBias, Convolve, Layout, MatMul, Permute, Plan, Step, View, Weight
 from edgekron.structure import Structure
 
@@ -243,19 +243,21 @@ class _Partial:
         return replace(self, blocked=blocked, cost=self.cost + own)
 
     def permute(self, order: tuple[str, ...]) -> _Partial:
-        """The same state in another order: one transpose of as few axes as possible."""
+        """The same state in another order: by one transpose, or by two where that is cheaper."""
         if order == self.order:
             return self
-        follows = set(pairwise(order))
-        runs: list[list[str]] = []
-        for name in self.order:
-            if runs and (runs[-1][-1], name) in follows:
-                runs[-1].append(name)
-            else:
-                runs.append([name])
-        heads = [run[0] for run in runs]
-        axes = tuple(heads.index(name) for name in order if name in heads)
-        elements, block = self.elements, self.extent(runs[-1])
+        runs = _runs_kept(self.order, order)
+        ways = [self._transpose(order)]
+        if not moves_one_axis(_axes(runs, order)):
+            middles = {_flat(moved) for moved in _moves(runs)} - {self.order, order}
+            ways += [self._transpose(middle)._transpose(order) for middle in sorted(middles)]
+        return min(ways, key=lambda way: way.cost)
+
+    def _transpose(self, order: tuple[str, ...]) -> _Partial:
+        """One transpose of as few axes as possible."""
+        runs = _runs_kept(self.order, order)
+        axes = _axes(runs, order)
+        elements, block = self.elements, math.prod(self.sizes[x] for x in runs[-1] if x != "n")
         seen = self.view(runs).reorder(False)
         return replace(
             seen,
@@ -321,6 +323,32 @@ class _Partial:
     def leave(self) -> _Partial:
         """The state as the next layer wants it."""
         return self.reorder(True) if len(self.spatial) == 2 else self
+
+
+def _runs_kept(before: tuple[str, ...], after: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """What stays together between two orders, in the first of them."""
+    follows = set(pairwise(after))
+    runs: list[list[str]] = []
+    for name in before:
+        if runs and (runs[-1][-1], name) in follows:
+            runs[-1].append(name)
+        else:
+            runs.append([name])
+    return [tuple(run) for run in runs]
+
+
+def _axes(runs: Sequence[tuple[str, ...]], order: tuple[str, ...]) -> tuple[int, ...]:
+    """The permutation of the runs that gives the order."""
+    heads = [run[0] for run in runs]
+    return tuple(heads.index(name) for name in order if name in heads)
+
+
+def _moves(runs: Sequence[tuple[str, ...]]) -> Iterator[list[tuple[str, ...]]]:
+    """All orders of the runs that differ by one run that stands elsewhere."""
+    for source in range(len(runs)):
+        rest = [*runs[:source], *runs[source + 1 :]]
+        for target in range(len(runs)):
+            yield [*rest[:target], runs[source], *rest[target:]]
 
 
 def _start(structure: Structure, layer: _Layer) -> _Partial:

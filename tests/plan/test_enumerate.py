@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekron.plan import Convolution, Layout, best_plan, best_plans, dense_plan, evaluate, least_macs, plans
+from edgekron.plan.cost import MODELS, moves_one_axis
 from edgekron.plan.steps import AddBias, Convolve, MatMul, Permute, View
 from edgekron.structure import Structure
 from tests.execution import LAYOUTS, check_plans, random_input, run_numpy, run_torch, torch_layer
@@ -43,13 +44,15 @@ def test_every_plan_of_three_factors(layer: tuple[Structure, Convolution], bias:
     assert check_plans(*layer, 2, bias) >= 2
 
 
-def test_ranks_are_also_padded_to_multiples_of_four() -> None:
+def test_ranks_are_also_padded_to_multiples_of_powers_of_two() -> None:
     structure = Structure.parse("4x2x3x1[a,b] * 2x3x1x3[a,b]; a=3, b=5")
     convolution = Convolution((6, 6), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1))
     found = list(plans(structure, convolution, "nchw"))
     assert {plan.ranks for plan in found if not plan.is_dense} == {
         (("a", 3), ("b", 5)),
         (("a", 4), ("b", 8)),
+        (("a", 8), ("b", 8)),
+        (("a", 16), ("b", 16)),
     }
     assert {plan.ranks for plan in found if plan.is_dense} == {()}
     padded = next(plan for plan in found if plan.ranks == (("a", 4), ("b", 8)))
@@ -57,7 +60,7 @@ def test_ranks_are_also_padded_to_multiples_of_four() -> None:
     assert padded.macs * 15 == plain.macs * 32
     assert str(padded).split("\n")[0] == f"{structure} on 6x6 in nchw, padded to a=4, b=8"
     aligned = Structure.parse("4x2x3x1[r] * 2x3x1x3[r]; r=8")
-    assert {plan.ranks for plan in plans(aligned, convolution, "nchw")} == {(("r", 8),), ()}
+    assert {plan.ranks for plan in plans(aligned, convolution, "nchw")} == {(("r", 8),), (("r", 16),), ()}
 
 
 SEPARATE = [
@@ -192,7 +195,7 @@ def test_plans_are_well_formed(layer: tuple[Structure, Convolution], layout: Lay
                     macs += inner * x.size
         assert not any(isinstance(a, View) and isinstance(b, View) for a, b in pairwise(plan.steps))
         assert (plan.moved, plan.macs) == (moved, macs)
-        assert plan.cost > plan.macs
+        assert plan.cost >= MODELS["x86-64"][layout].least(plan.macs)
         assert plan.permutes == sum(isinstance(step, Permute) for step in plan.steps)
         products = [step for step in plan.steps if isinstance(step, Convolve | MatMul)]
         assert sorted(step.weight.factor for step in products) == list(range(len(plan.merges)))
@@ -221,6 +224,23 @@ def test_best_and_dense_plan(layer: tuple[Structure, Convolution], layout: Layou
         spread = zip(layer[1].dilation, layer[1].kernel, strict=True)
         plain = replace(layer[1], dilation=tuple(d if k > 1 else 1 for d, k in spread), groups=1)
         assert only.convolution == plain.straight()
+
+
+def test_a_transpose_that_scatters_is_split_in_two() -> None:
+    structure = Structure.parse("4x8x1x1[a] * 4x4x3x1[a,b] * 8x2x1x3[a,b]; a=2, b=3")
+    convolution = Convolution((8, 8), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1))
+    for plan in plans(structure, convolution, "nchw"):
+        for step in plan.steps:
+            if isinstance(step, Permute):
+                assert moves_one_axis(step.order) or step.order[-1] == len(step.order) - 1
+    even = replace(MODELS["x86-64"]["nchw"], scattered=0.01)
+    orders = [
+        step.order
+        for plan in plans(structure, convolution, "nchw", model=even)
+        for step in plan.steps
+        if isinstance(step, Permute)
+    ]
+    assert not all(moves_one_axis(order) or order[-1] == len(order) - 1 for order in orders)
 
 
 @given(layers(axes=st.sampled_from([0, 2]), counts=(2,)), layouts, st.integers(1, 9))
