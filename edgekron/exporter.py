@@ -49,7 +49,8 @@ class Operator:
     """One operator of a file as `inspect` counts it.
 
     moves: it only moves data, and computes nothing; bytes: that it reads and writes in one inference,
-    weights included, 0 if it only says another shape, None if the file does not tell its shapes.
+    weights included, 0 if it only says another shape or runs at load, None if the file does not tell its
+    shapes.
     """
 
     name: str

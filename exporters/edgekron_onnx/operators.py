@@ -31,12 +31,18 @@ _UNTOUCHING = VIEWS | {"Constant", "Shape", "Size"}
 
 
 def operators(model: onnx.ModelProto) -> list[Operator]:
-    """The nodes in order of execution."""
+    """The nodes in order of execution; one of constants alone is computed at load, and moves nothing then."""
     sizes = tensor_bytes(model)
-    return [
-        Operator(node.op_type, tuple(node.output), node.op_type in MOVERS, _bytes(node, sizes))
-        for node in model.graph.node
-    ]
+    constants = {tensor.name for tensor in model.graph.initializer} | {""}
+    found = []
+    for node in model.graph.node:
+        if constants.issuperset(node.input):
+            constants.update(node.output)
+            found.append(Operator(node.op_type, tuple(node.output), moves=False, bytes=0))
+        else:
+            moves = node.op_type in MOVERS
+            found.append(Operator(node.op_type, tuple(node.output), moves, _bytes(node, sizes)))
+    return found
 
 
 def _bytes(node: onnx.NodeProto, sizes: Mapping[str, int]) -> int | None:

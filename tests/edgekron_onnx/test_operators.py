@@ -81,6 +81,26 @@ def test_the_shapes_behind_a_free_batch_are_those_of_one_image() -> None:
     assert [each.bytes for each in operators(inferred)] == [0, 2 * 128]
 
 
+def test_what_is_computed_at_load_moves_nothing_in_an_inference() -> None:
+    made = model(
+        [
+            helper.make_node("Transpose", ["weight"], ["turned"], perm=[1, 0, 2, 3]),
+            helper.make_node("Concat", ["turned", "turned"], ["kernel"], axis=0),
+            helper.make_node("ConvTranspose", ["image", "weight_of_two"], ["a"]),
+            helper.make_node("ConvTranspose", ["a", "kernel"], ["b"]),
+        ]
+    )
+    made.graph.initializer.append(
+        numpy_helper.from_array(np.zeros((2, 4, 1, 1), np.float32), "weight_of_two")
+    )
+    assert [(each.moves, each.bytes) for each in operators(made)] == [
+        (False, 0),
+        (False, 0),
+        (False, 128 + 32 + 256),
+        (False, 256 + 64 + 256),
+    ]
+
+
 def test_what_the_file_does_not_tell_is_unknown() -> None:
     foreign = helper.make_node("Whatever", ["image"], ["a"], domain="elsewhere")
     after = helper.make_node("Relu", ["a"], ["b"])
@@ -92,6 +112,6 @@ def test_what_the_file_does_not_tell_is_unknown() -> None:
 
 
 def test_a_graph_that_contradicts_itself_is_still_listed() -> None:
-    wrong = helper.make_node("Conv", ["bias", "pads"], ["a"])
+    wrong = helper.make_node("Conv", ["image", "pads"], ["a"])
     (found,) = operators(model([wrong]))
     assert (found.name, found.bytes) == ("Conv", None)
