@@ -52,10 +52,17 @@ class Exported:
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator of a file as `inspect` counts it."""
+    """One operator of a file as `inspect` counts it.
+
+    moves: it only moves data, and computes nothing; bytes: that it reads and writes in one inference,
+    weights included, 0 if it only says another shape or runs at load, None if the file does not tell its
+    shapes.
+    """
 
     name: str
     outputs: tuple[str, ...] = ()
+    moves: bool = False
+    bytes: int | None = None
 
 
 class Exporter(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import assert_never, cast
 
@@ -38,6 +38,13 @@ def execute(plan: Plan, weights: Sequence[Tensor], x: Tensor, bias: Tensor | Non
 
     weights: from ``step_weights``; x: in the plan's layout; bias: (F,).
     """
+    for after in execute_steps(plan, weights, x, bias):
+        x = after
+    return x
+
+
+def execute_steps(plan: Plan, weights: Sequence[Tensor], x: Tensor, bias: Tensor | None) -> Iterator[Tensor]:
+    """The same, giving what stands after every step."""
     constants = iter(weights)
     for step in plan.steps:
         match step:
@@ -54,7 +61,7 @@ def execute(plan: Plan, weights: Sequence[Tensor], x: Tensor, bias: Tensor | Non
                 x = x + cast(Tensor, bias).reshape(shape)
             case _:
                 assert_never(step)
-    return x
+        yield x
 
 
 def _convolve(step: Convolve, weight: Tensor, x: Tensor, bias: Tensor | None, layout: Layout) -> Tensor:

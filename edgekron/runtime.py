@@ -8,6 +8,7 @@ from typing import Protocol
 
 from edgekron.artifact import Array, TensorInfo
 from edgekron.delegation import DelegationReport
+from edgekron.profile import Profile
 
 
 class Session(Protocol):
@@ -33,3 +34,6 @@ class Runtime(Protocol):
 
     def delegation(self, path: Path) -> DelegationReport:
         """Which operators the runtime's fast kernels take, as it decides when it loads the file."""
+
+    def profile(self, path: Path, inputs: Sequence[Array], *, threads: int = 1, runs: int = 30) -> Profile:
+        """The time of every operator; UsageError if the runtime does not tell it."""

@@ -1,4 +1,4 @@
-"""Wording: texts of others (names in a file, errors of a library), fit for one line of a message."""
+"""Wording: texts of others (names in a file, errors of a library) fit for one line; percents."""
 
 from __future__ import annotations
 
@@ -16,3 +16,12 @@ def printable(text: str) -> str:
     'a\\nb\\x1b[31m'
     """
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def share(part: float, whole: float) -> str:
+    """The part in percent.
+
+    >>> share(1, 8), share(0, 0)
+    ('12.5%', '0.0%')
+    """
+    return f"{part / whole if whole else 0:.1%}"

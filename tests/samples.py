@@ -15,6 +15,7 @@ from edgekron.decomposition import Factors, kronecker_to_tensor
 from edgekron.layers import KroneckerConv2d, KroneckerLinear
 from edgekron.lowered import LoweredLayer
 from edgekron.plan import Plan
+from edgekron.plan.evaluate import evaluate_steps
 from edgekron.structure import Structure
 from tests.oracles import dense_layer
 from tests.strategies import Array, random_factors
@@ -56,6 +57,17 @@ class Branch:
         bias = None if self.bias_values is None else self.bias_values.double().numpy()
         return dense_layer(weight, self.plan.convolution, self.input.double().numpy(), bias)
 
+    @property
+    def own_input(self) -> Tensor:
+        """The input in the plan's layout."""
+        return self.input.movedim(1, -1).contiguous() if self.plan.layout == "nhwc" else self.input
+
+    def expected_states(self) -> list[Array]:
+        """What stands after every step, by the numpy meaning of the plan in float64."""
+        values = [value.double().numpy() for value in self.factors.tensors]
+        bias = None if self.bias_values is None else self.bias_values.double().numpy()
+        return list(evaluate_steps(self.plan, values, self.own_input.double().numpy(), bias))
+
 
 class Branches(nn.Module):
     """Many layers side by side, each with an input and an output of its own: one conversion for all."""
@@ -67,6 +79,14 @@ class Branches(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         return tuple(layer(x) for layer, x in zip(self.layers, inputs, strict=True))
+
+
+def check_states(plan: Plan, expected: Sequence[Array], found: Sequence[Array]) -> None:
+    """Compare what stands after every step; the first that differs is named."""
+    assert len(expected) == len(found)
+    for k, (one, other) in enumerate(zip(expected, found, strict=True)):
+        assert one.shape == other.shape, f"state {k} of\n{plan}"
+        assert relative_error(one, other) < 1e-5, f"state {k} of\n{plan}"
 
 
 def relative_error(expected: Array, found: Array) -> float:

@@ -16,14 +16,19 @@ def inspect(
     ],
     factory: Factory = None,
     allow_pickle: AllowPickle = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Run an .onnx file, and show the time of its operators.")
+    ] = False,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the profile.")] = 1,
     as_json: Json = False,
 ) -> None:
-    """Show what a file holds: layers, structures, plans, operators, metadata.
+    """Show what a file holds: layers, structures, plans, operators, data movement, metadata.
 
     [bold]Example[/bold]
 
-      edgekron inspect model.onnx
+      edgekron inspect model.onnx --profile
     """
     from edgekron.verbs.inspect import inspect as inspect_file
 
-    print_result(inspect_file(file, factory=factory, allow_pickle=allow_pickle), as_json)
+    report = inspect_file(file, factory=factory, allow_pickle=allow_pickle, profile=profile, threads=threads)
+    print_result(report, as_json)

@@ -1,4 +1,4 @@
-"""Inspect: what a checkpoint or an artifact holds, without running it.
+"""Inspect: what a checkpoint or an artifact holds. Nothing is run but for a profile.
 
 An artifact is loaded by its runtime all the same, to ask which operators the fast kernels take.
 """
@@ -15,15 +15,19 @@ from edgekron import plugins
 from edgekron.artifact import LayerRecord, Manifest, checksum
 from edgekron.delegation import DelegationReport
 from edgekron.errors import UsageError
+from edgekron.movement import Movement
+from edgekron.profile import Profile
 from edgekron.table import table
 from edgekron.verbs.open import Opened, open_artifact
+from edgekron.verbs.trials import seeded_trials
 
 
 @dataclass(frozen=True)
 class ArtifactReport:
     """An artifact: operators, and what its manifest says of layers, plans, size and origin.
 
-    delegation: which operators the runtime's fast kernels take, or why that is not known.
+    movement: the share of operators that only move data; delegation: which operators the runtime's fast
+    kernels take, or why that is not known; profile: time of the operators, if it was asked for.
     """
 
     path: Path
@@ -31,20 +35,26 @@ class ArtifactReport:
     sha256: str
     operators: dict[str, int]
     manifest: Manifest | None
+    movement: Movement
     delegation: DelegationReport | str
+    profile: Profile | None = None
 
     def __str__(self) -> str:
+        return "\n".join([*self._lines(), *(("", str(self.profile)) if self.profile else ())])
+
+    def _lines(self) -> list[str]:
         counts = ", ".join(f"{name} {count}" for name, count in self.operators.items())
         lines = [
             f"{self.path}  {self.size:,} bytes  sha256 {self.sha256[:16]}",
             f"operators ({sum(self.operators.values())}): {counts}",
+            str(self.movement) + (f", {self.profile.summary()}" if self.profile else ""),
             str(self.delegation)
             if isinstance(self.delegation, DelegationReport)
             else f"delegation unknown: {self.delegation}",
         ]
         m = self.manifest
         if m is None:
-            return "\n".join([*lines, "no manifest: not made by edgekron"])
+            return [*lines, "no manifest: not made by edgekron"]
         inputs = ", ".join(
             f"{i.name} {'x'.join('N' if n == -1 else str(n) for n in i.shape)} {i.dtype}" for i in m.inputs
         )
@@ -59,12 +69,14 @@ class ArtifactReport:
         if m.layers:
             head = ["layer", "structure", "plan", "MACs", "KiB moved", "KiB alive"]
             lines += ["", table(head, list(_plan_rows(m.layers)), left=3)]
-        return "\n".join(lines)
+        return lines
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
         found = self.delegation.to_json() if isinstance(self.delegation, DelegationReport) else None
-        return asdict(self) | {"path": str(self.path), "kind": "artifact", "delegation": found}
+        profile = self.profile.to_json() if self.profile else None
+        own = {"path": str(self.path), "kind": "artifact", "delegation": found, "profile": profile}
+        return asdict(self) | own
 
 
 def _plan_rows(layers: Mapping[str, LayerRecord]) -> Iterator[list[str]]:
@@ -111,20 +123,36 @@ class CheckpointReport:
 
 
 def inspect(
-    path: str | Path, *, factory: str | None = None, allow_pickle: bool = False
+    path: str | Path,
+    *,
+    factory: str | None = None,
+    allow_pickle: bool = False,
+    profile: bool = False,
+    threads: int = 1,
 ) -> ArtifactReport | CheckpointReport:
-    """Describe a model.pt, a state dict, a .pt2 or an artifact. Raises UsageError for anything else."""
+    """Describe a model.pt, a state dict, a .pt2 or an artifact. Raises UsageError for anything else.
+
+    profile: run an artifact to measure the time of its operators on so many threads; UsageError if its
+    runtime does not tell it.
+    """
     path = Path(path)
     if path.suffix.removeprefix(".") in plugins.names("exporters"):
         opened = open_artifact(path)
-        counts = Counter(operator.name for operator in opened.exporter.operators(opened.data))
+        operators = opened.exporter.operators(opened.data)
+        counts = Counter(operator.name for operator in operators)
         return ArtifactReport(
             path,
             len(opened.data),
             checksum(opened.data),
             dict(counts.most_common()),
             opened.manifest,
+            Movement.of(operators),
             _delegation(opened),
+            _profile(opened, threads) if profile else None,
+        )
+    if profile:
+        raise UsageError(
+            f"{path}: a checkpoint has no operators to measure: export it, then profile the file"
         )
     return _checkpoint(path, factory, allow_pickle)
 
@@ -134,6 +162,12 @@ def _delegation(opened: Opened) -> DelegationReport | str:
         return plugins.runtime(opened.exporter.runtime).delegation(opened.path)
     except UsageError as error:  # not installed, or a file that it cannot load
         return str(error)
+
+
+def _profile(opened: Opened, threads: int) -> Profile:
+    """On random inputs; of a free batch, one."""
+    first, *_ = seeded_trials(opened.session().inputs, seeds=1)
+    return plugins.runtime(opened.exporter.runtime).profile(opened.path, first.inputs, threads=threads)
 
 
 def _checkpoint(path: Path, factory: str | None, allow_pickle: bool) -> CheckpointReport:

@@ -23,6 +23,7 @@ from edgekron.quiet import quiet
 from edgekron.wording import one_line
 from edgekron_onnx.at_load import is_stored_dense, store_factors
 from edgekron_onnx.nodes import layer_model, random_weights
+from edgekron_onnx.operators import operators
 
 DEFAULT_OPSET = 18
 """With IR 8, what onnxruntime 1.14 and newer load."""
@@ -88,7 +89,7 @@ class OnnxExporter:
 
     def operators(self, data: bytes) -> list[Operator]:
         """The nodes of the graph."""
-        return [Operator(node.op_type, tuple(node.output)) for node in _parse(data).graph.node]
+        return operators(_parse(data))
 
 
 def _at_load(

@@ -28,7 +28,8 @@ from edgekron.plan.steps import AddBias, Convolve
 from edgekron.quiet import quiet
 from edgekron.wording import one_line
 from edgekron_tflite.batch import THREE, TWO, free_batch
-from edgekron_tflite.flatbuffer import get_metadata, operators, pack, parse, rename, set_metadata
+from edgekron_tflite.flatbuffer import get_metadata, pack, parse, rename, set_metadata
+from edgekron_tflite.operators import operators
 from edgekron_tflite.rewrite import rewrite
 from edgekron_tflite.split import split
 

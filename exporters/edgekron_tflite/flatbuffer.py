@@ -1,4 +1,4 @@
-"""Flatbuffer: operators and metadata of a .tflite file."""
+"""Flatbuffer: names and metadata in a .tflite file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from edgekron.errors import UsageError
-from edgekron.exporter import Operator
 
 IDENTIFIER = b"TFL3"
 _NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
@@ -22,28 +21,17 @@ def parse(data: bytes) -> Any:
     """The model as the schema's object tree; UsageError if the bytes are no TFLite file."""
     if data[4:8] != IDENTIFIER:
         raise UsageError("not a TFLite file")
-    with _damage():
+    with damage():
         return schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
 
 
 @contextmanager
-def _damage() -> Iterator[None]:
+def damage() -> Iterator[None]:
     """Bytes may say anything: offsets out of the file, indices out of a list, texts that are none."""
     try:
         yield
     except (struct.error, LookupError, ValueError, TypeError, AttributeError) as error:
         raise UsageError("a damaged TFLite file") from error
-
-
-def operators(model: Any) -> list[Operator]:
-    """The operators of all subgraphs in order; a custom operator is named CUSTOM:name."""
-    with _damage():
-        names = code_names(model)
-        return [
-            Operator(names[op.opcodeIndex], tuple(graph.tensors[t].name.decode() for t in op.outputs))
-            for graph in model.subgraphs
-            for op in graph.operators
-        ]
 
 
 def code_names(model: Any) -> list[str]:
@@ -58,7 +46,7 @@ def code_names(model: Any) -> list[str]:
 
 def get_metadata(model: Any, name: str) -> str | None:
     """The text in the metadata buffer of this name."""
-    with _damage():
+    with damage():
         for entry in model.metadata or []:
             if entry.name == name.encode():
                 data = model.buffers[entry.buffer].data

@@ -86,6 +86,14 @@ def test_compress_export_verify_bench_inspect(folder: Path, run: Run) -> None:
     assert (measured["baseline"], measured["unit"]) == (paths[0].name, "ms")
     assert all(min(each["samples"]) > 0 for each in measured["candidates"])
 
+    result = run("inspect", paths[0].name, "--profile", "--threads", 2, "--json")
+    assert result.code == 0
+    profile = strict(result.out)["profile"]
+    assert profile["threads"] == 2 and {each["kind"] for each in profile["kinds"]} >= {"Conv"}
+    result = run("inspect", paths[1].name, "--profile")
+    assert (result.code, result.out) == (2, "")
+    assert "LiteRT's Python interpreter gives no time per operator" in result.errors[0]
+
     for name, kind in (
         (paths[0].name, "artifact"),
         (paths[1].name, "artifact"),

@@ -15,7 +15,8 @@ from onnx import TensorProto, helper
 
 from edgekron.artifact import TensorInfo
 from edgekron.errors import UsageError
-from edgekron_onnx.runtime import OnnxRuntime
+from edgekron.profile import OperatorTime
+from edgekron_onnx.runtime import WARMUP, OnnxRuntime, operator_times
 
 RUNTIME = OnnxRuntime()
 
@@ -96,6 +97,54 @@ def test_threads_are_those_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert all(rest == {"providers": ["CPUExecutionProvider"]} for _, rest in seen)
     key = "session.intra_op.allow_spinning"
     assert seen[1][0].get_session_config_entry(key) == "0"
+
+
+def test_a_profile_has_every_node_and_its_time(tmp_path: Path) -> None:
+    x = np.zeros((1, 16, 32, 32), np.float32)
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, x.shape) for name in ("x", "y")]
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [16, 16, 3, 3], [1.0] * 2304)
+    turn = helper.make_node("Transpose", ["x"], ["turned"], perm=[0, 1, 3, 2], name="turn")
+    convolve = helper.make_node("Conv", ["turned", "w"], ["y"], pads=[1, 1, 1, 1])
+    graph = helper.make_graph([turn, convolve], "g", values[:1], values[1:], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
+    profile = RUNTIME.profile(tmp_path / "a.onnx", [x], runs=4)
+    assert (profile.runtime, profile.threads, profile.runs) == (
+        f"onnxruntime {onnxruntime.__version__}",
+        1,
+        4,
+    )
+    moves = {each.kind: each.moves for each in profile.operators}
+    assert {"Transpose": True, "Conv": False}.items() <= moves.items()
+    assert moves.keys() <= {"Transpose", "Conv", "ReorderInput", "ReorderOutput"}
+    assert all(moving is (kind != "Conv") for kind, moving in moves.items())
+    assert [each.name for each in profile.operators if each.kind == "Transpose"] == ["turn"]
+    assert all(each.milliseconds >= 0 for each in profile.operators) and profile.milliseconds > 0
+    assert os.listdir(tmp_path) == ["a.onnx"]
+
+
+def test_the_warm_up_and_outliers_do_not_count() -> None:
+    def event(duration: int, name: str = "n_kernel_time", category: str = "Node") -> dict[str, Any]:
+        about = {"op_name": "Transpose", "node_index": "3"}
+        return {"cat": category, "name": name, "dur": duration, "args": about}
+
+    first = [event(9000)] * WARMUP
+    others = [
+        event(10),
+        event(9000),
+        event(12),
+        event(10_000, "n_fence_before"),
+        event(1, "model_run", "Session"),
+    ]
+    assert operator_times([*first, event(11), *others, event(10)]) == (
+        OperatorTime("n", "Transpose", 0.011, moves=True),
+    )
+
+
+def test_inputs_that_do_not_fit_cannot_be_profiled(tmp_path: Path) -> None:
+    x = np.zeros((2, 4), np.float32)
+    with pytest.raises(UsageError, match=r"a\.onnx: onnxruntime cannot run this file: "):
+        RUNTIME.profile(write(tmp_path / "a.onnx"), [x, x])
 
 
 def test_its_name_and_version() -> None:

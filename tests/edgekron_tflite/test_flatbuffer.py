@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekron.errors import UsageError
-from edgekron.exporter import Operator
 from edgekron.quiet import quiet
 from edgekron_tflite.exporter import TfliteExporter
-from edgekron_tflite.flatbuffer import get_metadata, operators, pack, parse, rename, set_metadata
+from edgekron_tflite.flatbuffer import get_metadata, pack, parse, rename, set_metadata
 from tests.edgekron_tflite import foreign
 
 
@@ -66,18 +65,6 @@ def test_a_file_without_metadata() -> None:
     model = parse(foreign.file())
     assert get_metadata(model, "edgekron") is None
     assert TfliteExporter().manifest(foreign.file()) is None
-
-
-def test_operators_in_order_with_the_names_of_their_outputs() -> None:
-    assert operators(parse(foreign.file())) == [Operator("ADD", ("sum",)), Operator("SUB", ("less",))]
-    assert TfliteExporter().operators(foreign.file()) == operators(foreign.tree())
-
-
-def test_custom_and_unknown_operators_are_named() -> None:
-    model = parse(foreign.file())
-    model.operatorCodes[0].customCode = b"FlexErf"
-    model.operatorCodes[1].builtinCode = 100_000
-    assert [each.name for each in operators(parse(pack(model)))] == ["CUSTOM:FlexErf", "BUILTIN_100000"]
 
 
 def test_new_names_of_tensors_and_signature_still_run() -> None:

@@ -92,6 +92,16 @@ def test_loading_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_profile_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    path, x = write(tmp_path), np.ones((2, 3), np.float32)
+    with pytest.raises(UsageError) as error:
+        RUNTIME.profile(path, [x, x])
+    assert str(error.value) == (
+        f"{path}: LiteRT's Python interpreter gives no time per operator; its benchmark_model does, "
+        "with --enable_op_profiling=true"
+    )
+
+
 def test_its_name_and_version() -> None:
     assert (RUNTIME.name, RUNTIME.formats) == ("litert", ("tflite",))
     assert RUNTIME.version() == version("ai-edge-litert")

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from edgekron.exporter import ExportOptions
 from edgekron.plan import Plan, dense_plan
 from edgekron_tflite.exporter import TfliteExporter
-from edgekron_tflite.flatbuffer import operators, pack, parse
+from edgekron_tflite.flatbuffer import pack, parse
+from edgekron_tflite.operators import operators
 from edgekron_tflite.runtime import LiteRuntime
 from edgekron_tflite.split import split
 from tests.kinds import KINDS, some_plans_of, structure

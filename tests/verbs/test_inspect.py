@@ -73,6 +73,49 @@ def test_an_artifact(
     assert content["delegation"]["undelegated"] == []
 
 
+@pytest.mark.parametrize(("format", "transposes"), [("onnx", 1), ("tflite", 3)])
+def test_data_movement(format: str, transposes: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(convolution(WIDE), nn.ChannelShuffle(4), nn.Conv2d(64, 2, 1))
+    export(model, tmp_path / f"m.{format}", example_inputs=torch.randn(1, 64, 16, 16))
+    report = inspect(tmp_path / f"m.{format}")
+    assert isinstance(report, ArtifactReport)
+    movement = report.movement
+    assert movement.operators == sum(report.operators.values())
+    assert (movement.moving, movement.in_place, movement.unknown) == (transposes + 2, 2, 0)
+    image = 4 * 64 * 16 * 16  # bytes; each transpose reads and writes them
+    assert movement.moved == transposes * 2 * image
+    assert movement.bytes > movement.moved + 3 * image
+    assert str(movement) in str(report).splitlines()
+    assert report.to_json()["movement"] == movement.to_json()
+
+
+def test_a_profile(exported: dict[str, ExportReport]) -> None:
+    path = exported["onnx"].path
+    report = inspect(path, profile=True, threads=2)
+    assert isinstance(report, ArtifactReport)
+    profile = report.profile
+    assert profile is not None and profile.threads == 2
+    assert {each.kind for each in profile.operators} >= {"Conv"}
+    text = str(report)
+    assert f"{report.movement}, {profile.summary()}" in text.splitlines()
+    assert text.endswith(str(profile))
+    content = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert content["profile"] == json.loads(json.dumps(profile.to_json()))
+    assert inspect(path).to_json()["profile"] is None
+
+
+def test_what_has_no_profile(exported: dict[str, ExportReport]) -> None:
+    with pytest.raises(UsageError, match="LiteRT's Python interpreter gives no time per operator"):
+        inspect(exported["tflite"].path, profile=True)
+    with pytest.raises(UsageError) as error:
+        inspect(bundled.RESNET18_KRONECKER, profile=True)
+    assert str(error.value) == (
+        f"{bundled.RESNET18_KRONECKER}: a checkpoint has no operators to measure: export it, then profile "
+        "the file"
+    )
+
+
 @pytest.mark.parametrize(("format", "runtime"), [("onnx", "OnnxRuntime"), ("tflite", "LiteRuntime")])
 def test_an_artifact_whose_runtime_cannot_say(
     format: str, runtime: str, exported: dict[str, ExportReport], monkeypatch: pytest.MonkeyPatch
@@ -94,7 +137,10 @@ def test_an_artifact_of_someone_else(tmp_path: Path) -> None:
     assert report.manifest is None
     assert report.operators == {"ADD": 1, "SUB": 1}
     assert str(report).endswith(
-        "operators (2): ADD 1, SUB 1\nall 2 operators run on XNNPACK\nno manifest: not made by edgekron"
+        "operators (2): ADD 1, SUB 1\n"
+        "data movement: 0 of 2 operators, 0.0% of 0.1 KiB read and written\n"
+        "all 2 operators run on XNNPACK\n"
+        "no manifest: not made by edgekron"
     )
     assert json.loads(json.dumps(report.to_json(), allow_nan=False))["manifest"] is None
 
