@@ -343,7 +343,7 @@ def choices(network: str, method: str) -> tuple[nn.Module, dict[str, LayerUse], 
     model = dense_network(network)
     uses = layer_uses(model, torch.zeros(SHAPE))
     eligible = {name: use for name, use in uses.items() if ineligible(use) is None}
-    return model, uses, layer_candidates(eligible, METHODS[method][0], timed=True)
+    return model, uses, layer_candidates(eligible, METHODS[method][0], timed_on="x86-64")
 
 
 def choose(network: str, method: str, macs: float, share: float) -> tuple[dict[str, Structure], float]:
@@ -352,7 +352,8 @@ def choose(network: str, method: str, macs: float, share: float) -> tuple[dict[s
     eligible = {name: use for name, use in uses.items() if name in found}
     while True:
         try:
-            return _search(model, uses, found, eligible, {"macs": macs, "speedup": share * macs}), share
+            budgets = {"macs": macs, "speedup": share * macs}
+            return _search(model, uses, found, eligible, budgets, "x86-64"), share
         except UsageError:
             share = round(share - STEP, 2)
             if share * macs < 1:
