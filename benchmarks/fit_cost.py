@@ -41,7 +41,7 @@ from edgekron.table import table
 
 RUNTIMES: dict[str, tuple[str, Layout]] = {"onnxruntime": ("onnx", "nchw"), "litert": ("tflite", "nhwc")}
 COEFFICIENTS = [field.name for field in fields(CostModel) if field.name not in ("lanes", "blocks")]
-LEAST = {"operator": 1000.0, "small_block": 1.2, "transposed": 0.075}
+LEAST = {"operator": 1000.0, "small_block": 1.2, "transposed": 0.075, "ragged": 0.3}
 """Lower bounds, ns: what profiles and ``benchmarks/forms.py`` show where few samples tell it."""
 IMAGES = [(64, 56), (128, 28), (256, 14), (512, 7), (64, 32), (128, 16), (256, 8), (32, 112)]
 

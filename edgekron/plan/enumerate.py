@@ -239,7 +239,7 @@ class _Partial:
         """The same state with its channels in blocks, or not, as the runtime keeps them."""
         if blocked == self.blocked or not self.model.blocks:
             return self
-        own = self.model.operator + self.model.reorder * self.elements
+        own = self.model.reordering(self.shape[1], self.elements)
         return replace(self, blocked=blocked, cost=self.cost + own)
 
     def permute(self, order: tuple[str, ...]) -> _Partial:

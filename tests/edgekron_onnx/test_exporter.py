@@ -165,7 +165,7 @@ LISTS: dict[str, tuple[nn.Module, Tensor, list[str]]] = {
     "both 1x1": (
         convolution("16x16x1x1[r] * 16x16x1x1[r]; r=1", bias=False),
         torch.randn(1, 256, 28, 28),
-        ["Reshape", "MatMul", "Reshape", "Conv", "Reshape"],
+        ["Reshape", "Conv", "Reshape", "MatMul", "Reshape"],
     ),
     "general": (
         convolution("16x8x3x1[r] * 8x16x1x3[r]; r=1", bias=False),

@@ -72,8 +72,8 @@ def test_between_the_sampled_ranks_it_is_interpolated() -> None:
         assert times[rank - 1] == pytest.approx(exact, rel=1e-12)
     errors = [
         abs(times[rank - 1] / latency.of(Structure.gkpd(first, second, rank)) - 1)
-        for rank in range(1, 150, 7)
-    ]
+        for rank in range(4, 150, 7)
+    ]  # ranks below 4 count as 4
     assert max(errors) < 0.25 and math.fsum(errors) / len(errors) < 0.08
 
 
