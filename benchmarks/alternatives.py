@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import tensorly
 import torch
 from torch import Tensor, nn
 
@@ -43,11 +44,13 @@ from edgekron.table import table
 from edgekron.verbs.trials import Trial, session_outputs
 from edgekron.wording import one_line
 
+_BACKEND = tensorly.get_backend()
 try:
     with quiet():
         import tltorch
 except ImportError:
     tltorch = None
+tensorly.set_backend(_BACKEND)  # the import changes it for the whole process
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "resnet18-cifar": (resnet18_cifar, 32),
@@ -443,6 +446,7 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def main() -> None:
+    tensorly.set_backend("pytorch")
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

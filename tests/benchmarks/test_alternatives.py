@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import tensorly
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +17,12 @@ from edgekron.layers import KroneckerConv2d
 
 needs_tensorly_torch = "tensorly-torch is missing: pip install 'edgekron[benchmarks]'"
 ARGS = argparse.Namespace(ratio=4.0, rank=3)
+
+
+@pytest.fixture(autouse=True)
+def backend() -> Iterator[None]:
+    with tensorly.backend_context("pytorch"):
+        yield
 
 
 def convolution(stride: int = 1) -> nn.Conv2d:

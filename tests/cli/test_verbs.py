@@ -223,6 +223,8 @@ def test_options_of_export(folder: Path, run: Run) -> None:
         "opset": 20,
         "dynamic_batch": False,
         "layout": None,
+        "at_load": False,
+        "cpu": "x86-64",
     }
     assert report["manifest"]["inputs"] == [{"name": "input", "shape": [2, 3, 8, 8], "dtype": "float32"}]
     result = run("export", *common, "-f", "onnx", "-f", "tflite", "--layout", "nchw", "--opset", 19, "--json")

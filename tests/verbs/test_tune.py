@@ -154,7 +154,7 @@ def test_a_network_without_compressed_layers(tmp_path: Path) -> None:
 def test_what_cannot_be(tmp_path: Path) -> None:
     for given, message in (
         ({"plan": "best"}, "plan='best': expected one of auto, tuned, dense"),
-        ({"guard": "size"}, "guard='size': expected one of latency, off"),
+        ({"guard": "best"}, "guard='best': expected one of latency, size, off"),
         ({"plan": "tuned", "threads": 0}, "threads=0: expected at least 1"),
     ):
         with pytest.raises(UsageError) as usage:
