@@ -54,7 +54,7 @@ def classical_values(
 
 
 def _cp(tensor: Tensor, structure: Structure, iterations: int, tolerance: float, seed: int) -> Named | None:
-    from tensorly.decomposition import parafac  # type: ignore[import-untyped]
+    from tensorly.decomposition import parafac
 
     ((label, rank),) = structure.ranks
     try:
@@ -153,7 +153,7 @@ def _torch_backend() -> Iterator[None]:
     Its SVDs then obey `svd.one_thread`. Those of its numpy backend do not: TT of 512x512x3x3 was seen to
     take 5.4 s on two busy cores and 0.5 s on one thread.
     """
-    import tensorly  # type: ignore[import-untyped]
+    import tensorly
 
     with tensorly.backend_context("pytorch", local_threadsafe=True):
         yield

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tensorly  # type: ignore[import-untyped]
+import tensorly
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tensorly.decomposition import (  # type: ignore[import-untyped]
+from tensorly.decomposition import (
     parafac,
     partial_tucker,
     tensor_ring,
