@@ -2,7 +2,9 @@
 
     python benchmarks/fit_cost.py onnxruntime [--seconds 0.3] [--save samples.json]
     python benchmarks/fit_cost.py litert
-    python benchmarks/fit_cost.py onnxruntime --load samples.json
+    python benchmarks/fit_cost.py onnxruntime --load benchmarks/data/fit_onnxruntime.json
+
+The last fits the samples behind the shipped coefficients again (measured with --step 3 --seconds 0.1).
 
 For layers of typical networks and structures of every kind, the dense plan and several others are
 measured side by side, each between two depthwise convolutions, as it runs in a network. The model is

@@ -50,7 +50,7 @@ from edgekron import bench, compress, export, plugins, save
 from edgekron.artifact import Manifest
 from edgekron.checkpoint import read_checkpoint
 from edgekron.choice import Layer, PlanChoice, by_cost
-from edgekron.compression import _search, ineligible, layer_candidates
+from edgekron.compression import choose_structures, ineligible, layer_candidates
 from edgekron.errors import UsageError
 from edgekron.exporter import Exporter
 from edgekron.files import write_atomically
@@ -349,11 +349,10 @@ def choices(network: str, method: str) -> tuple[nn.Module, dict[str, LayerUse], 
 def choose(network: str, method: str, macs: float, share: float) -> tuple[dict[str, Structure], float]:
     """The structures that `compress(macs=, speedup=)` chooses, and the share of speed that could be met."""
     model, uses, found = choices(network, method)
-    eligible = {name: use for name, use in uses.items() if name in found}
     while True:
         try:
             budgets = {"macs": macs, "speedup": share * macs}
-            return _search(model, uses, found, eligible, budgets, "x86-64"), share
+            return choose_structures(model, uses, found, budgets), share
         except UsageError:
             share = round(share - STEP, 2)
             if share * macs < 1:

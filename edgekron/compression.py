@@ -148,9 +148,7 @@ class CompressionReport:
         )
         if self.latency:
             before, after = (f"{ns / 1e6:,.2f} ms" for ns in self.latency)
-            lines.append(
-                f"latency of these layers, predicted for x86-64: {before} -> {after} ({self.speedup:.2f}x)"
-            )
+            lines.append(f"latency of these layers, predicted: {before} -> {after} ({self.speedup:.2f}x)")
         return "\n".join(lines)
 
 
@@ -208,7 +206,7 @@ def compress(
         eligible = {name: use for name, use in uses.items() if name not in reasons}
         choices = layer_candidates(eligible, method, max_factors, progress, timed_on=timed_on)
         searched = Search(method, max_factors, sum(choice.considered for choice in choices.values()))
-        chosen = _search(model, uses, choices, eligible, budgets, cpu)
+        chosen = choose_structures(model, uses, choices, budgets, cpu)
         reasons |= {name: _CHOSEN_DENSE for name in eligible if name not in chosen}
     return _build(model, uses, chosen, reasons, searched, timed_on, progress)
 
@@ -278,15 +276,18 @@ def _given(
     return chosen
 
 
-def _search(
+def choose_structures(
     model: nn.Module,
     uses: Mapping[str, LayerUse],
     choices: Mapping[str, Candidates],
-    eligible: Mapping[str, LayerUse],
     budgets: Mapping[str, float],
-    cpu: Cpu,
+    cpu: Cpu = "x86-64",
 ) -> dict[str, Structure]:
-    """One structure per eligible layer that is worth compressing, for the whole network at once."""
+    """One structure for each layer that is worth compressing, for the whole network at once.
+
+    choices: what `layer_candidates` found; budgets: of 'ratio', 'macs' and 'speedup', see `compress`.
+    """
+    eligible = {name: uses[name] for name in choices}
     costs: list[list[NDArray[Any]]] = []
     allowed: list[float] = []
     for name, asked in budgets.items():

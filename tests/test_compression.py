@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -24,6 +24,7 @@ from edgekron.errors import StructureError, UnsupportedError, UsageError
 from edgekron.layers import KroneckerConv2d, KroneckerLayer, KroneckerLinear
 from edgekron.network import layer_macs, layer_uses
 from edgekron.networks import resnet20
+from edgekron.plan.cost import Cpu
 from edgekron.structure import Structure
 
 TRAINED = Path(__file__).parents[2] / "shared" / "assets" / "trained" / "resnet20_cifar10.pt"
@@ -110,6 +111,18 @@ def test_budgets_are_met_and_the_report_is_true(network: nn.Module, budget: dict
         assert layer.parameters == (weight.numel(), stored)
     assert any(isinstance(module, KroneckerLayer) for module in small.modules())
     assert small(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_the_latency_of_the_report_is_of_the_processor_asked_for() -> None:
+    small = small_network()
+    reports = {
+        cpu: report_of(compress(small, example_inputs=SMALL_INPUT, speedup=1.0, cpu=cpu))
+        for cpu in get_args(Cpu)
+    }
+    before = {cpu: report.latency[0] for cpu, report in reports.items() if report.latency}
+    assert before["arm64"] > before["x86-64"]
+    for cpu, report in reports.items():
+        assert f"{before[cpu] / 1e6:,.2f} ms" in str(report) and "x86" not in str(report)
 
 
 def test_the_choice_is_the_best_of_all_choices() -> None:

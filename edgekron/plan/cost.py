@@ -57,7 +57,8 @@ class CostModel:
         each = self.transposed
         if order[-1] == len(order) - 1:
             each += self.small_block / block
-        if len(order) > 4 if layout == "nhwc" else order[-1] != len(order) - 1 and not moves_one_axis(order):
+        scattered = scatters(order) if layout == "nchw" else len(order) > 4
+        if scattered:
             each = self.scattered
         return self.operator + elements * each
 
@@ -193,10 +194,17 @@ MODELS: dict[Cpu, dict[Layout, CostModel]] = {
     "x86-64": {"nchw": ONNXRUNTIME_X86, "nhwc": LITERT_X86},
     "arm64": {"nchw": ONNXRUNTIME_ARM64, "nhwc": LITERT_ARM64},
 }
-"""Those of x86-64 are fitted on a Zen 5 with AVX-512 (onnxruntime 1.31, LiteRT 2.3). Those of arm64 are
+"""Those of x86-64 are fitted on a Zen 5 with AVX-512 (onnxruntime 1.31, LiteRT 2.3); the samples lie in
+``benchmarks/data``, and ``benchmarks/fit_cost.py RUNTIME --load`` fits them again. No sample tells `volume`,
+`scattered` and LiteRT's `general`: they are of ``benchmarks/forms.py``, rounded. Those of arm64 are
 *not measured on a device*: they follow from the data sheet of a Cortex-A76 at 2.4 GHz (two 4-lane fused
 multiply-adds per cycle, three quarters of it reached; about 13 GB/s of one core) and from the tiles of the
 runtimes' NEON kernels (4 rows by 16 pixels in onnxruntime's products, 6 by 8 channels in XNNPACK's)."""
+
+
+def scatters(order: tuple[int, ...]) -> bool:
+    """Whether onnxruntime moves single elements: several axes move, and the last is one of them."""
+    return order[-1] != len(order) - 1 and not moves_one_axis(order)
 
 
 def moves_one_axis(order: tuple[int, ...]) -> bool:

@@ -37,7 +37,6 @@ from edgekron.structure import Structure
 Groups = Sequence[Sequence[str]]
 T = TypeVar("T")
 PADDINGS = (4, 8, 16, 32)
-LANES = 16
 
 
 def plans(
@@ -170,18 +169,18 @@ class _Order:
 def _orders(layer: _Layer) -> Iterator[_Order]:
     """All ways to merge neighbours and to pad the ranks, and all orders of what is left."""
     for merges in _runs(len(layer.structure.factors)):
-        for merged in _paddings(layer.structure.merge(merges)):
+        for merged in _paddings(layer.structure.merge(merges), layer.model.lanes):
             for order in permutations(range(len(merges))):
                 yield _Order(layer, merges, merged, contractions(merged, layer.convolution, order))
 
 
-def _paddings(structure: Structure) -> Iterator[Structure]:
+def _paddings(structure: Structure, lanes: int) -> Iterator[Structure]:
     """The structure, and the same with every rank a multiple of each of PADDINGS, where that may pay."""
     seen = set()
     for multiple in (1, *PADDINGS):
         ranks = tuple((label, math.ceil(size / multiple) * multiple) for label, size in structure.ranks)
         may_pay = all(
-            wide <= max(2 * size, LANES) for (_, wide), (_, size) in zip(ranks, structure.ranks, strict=True)
+            wide <= max(2 * size, lanes) for (_, wide), (_, size) in zip(ranks, structure.ranks, strict=True)
         )
         if ranks not in seen and may_pay:
             seen.add(ranks)

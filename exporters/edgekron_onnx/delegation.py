@@ -26,12 +26,12 @@ from collections.abc import Mapping, Sequence
 import onnx
 
 from edgekron.delegation import DelegationReport, Undelegated
-from edgekron.plan.cost import moves_one_axis
+from edgekron.plan.cost import ALIGNMENT, ONNXRUNTIME_X86, scatters
 
 DELEGATE = "onnxruntime's fast kernels"
 BLOCKED = "com.microsoft.nchwc"
 """Domain of the operators on blocked images, which only some CPUs have."""
-ALIGNMENT, BLOCK = 4, 16
+BLOCK = ONNXRUNTIME_X86.lanes
 WORTH_PADDING = 8
 """Pad channels where it adds up to one in so many."""
 TOGETHER = 8
@@ -106,7 +106,7 @@ def transpose_reason(node: onnx.NodeProto, shapes: Shapes) -> str | None:
     runs = _runs(order)
     merged = tuple(sorted(runs).index(run) for run in runs)
     if merged[-1] != len(merged) - 1:
-        return None if moves_one_axis(merged) else "scattered-transpose"
+        return "scattered-transpose" if scatters(merged) else None
     block = math.prod(shape[axis] for axis in runs[-1]) if shape else TOGETHER
     return "scattered-transpose" if len(merged) > 1 and block < TOGETHER else None
 

@@ -16,10 +16,11 @@ from onnx import helper, numpy_helper
 
 from edgekron.plan import Plan
 from edgekron.plan.convolution import Convolution
+from edgekron.plan.cost import ONNXRUNTIME_X86
 from edgekron.plan.steps import AddBias, Convolve, MatMul, Permute, View
 
 Array = NDArray[Any]
-BLOCK = 16
+BLOCK = ONNXRUNTIME_X86.lanes
 """Channels of a block of onnxruntime's kernels with the widest vectors; depthwise ones need whole blocks."""
 
 

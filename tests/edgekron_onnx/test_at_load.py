@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 import edgekron
-from edgekron.choice import dense
+from edgekron.choice import by_cost, dense
 from edgekron.compression import compress
 from edgekron.errors import UsageError
 from edgekron.exporter import ExportOptions
@@ -106,9 +107,10 @@ def test_a_layer_that_is_called_with_several_sizes_is_stored_once(tmp_path: Path
 
 def test_compressed_layers_are_left_alone() -> None:
     network, x = normalised(), torch.randn(1, 32, 8, 8)
-    exported = EXPORTER.export(network, (x,), AT_LOAD)
-    plans = exported.plans["0"]
-    assert exported.at_load == (("0",) if plans[0].is_dense else ())
+    exported = EXPORTER.export(network, (x,), AT_LOAD, partial(by_cost, guard="off"))
+    assert not exported.plans["0"][0].is_dense
+    assert exported.at_load == ()
+    assert "Einsum" not in [operator.name for operator in EXPORTER.operators(exported.data)]
 
 
 def test_the_guard_of_size(tmp_path: Path) -> None:
