@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -38,6 +38,7 @@ from edgekron.selection.candidates import (
     first_shapes,
     relative_errors,
     spectra_shapes,
+    worth_polish,
 )
 from edgekron.selection.knapsack import choose
 from edgekron.selection.latency import PredictedLatency, layer_time, predicted_time
@@ -341,7 +342,8 @@ def layer_candidates(
     Two factors are searched for the methods that have them, and for layers that have nothing else.
     timed_on: predict the latency of every candidate on it.
     """
-    others = _others(eligible, method, max_factors, progress)
+    every = _others(eligible, method, max_factors, progress)
+    others = _polished(eligible, every, progress)
     jobs = [
         (name, first)
         for name, use in eligible.items()
@@ -356,7 +358,7 @@ def layer_candidates(
         progress("spectra", done, len(jobs))
     result = {}
     for done, (name, use) in enumerate(eligible.items(), 1):
-        result[name] = candidates(
+        front = candidates(
             tuple(_weight(use).shape),
             spectra[name],
             partial(structure_macs, use),
@@ -364,6 +366,9 @@ def layer_candidates(
             others[name],
             PredictedLatency(use, timed_on) if timed_on else None,
         )
+        allowed = sum(structure_macs(use, each.structure) <= layer_macs(use) for each in every[name])
+        again = sum(structure_macs(use, each.structure) <= layer_macs(use) for each in others[name])
+        result[name] = replace(front, considered=front.considered + allowed - again)
         progress("candidates", done, len(eligible))
     return result
 
@@ -387,6 +392,35 @@ def _others(
         found[name] += more
         progress("families", done, len(jobs))
     return found
+
+
+def _polished(
+    eligible: Mapping[str, LayerUse], every: Mapping[str, list[Found]], progress: Progress
+) -> dict[str, list[Found]]:
+    """The front of each pattern of each layer, with the errors that `decompose` really reaches.
+
+    Only so are methods comparable: alternating least squares lowers the error of one more than of
+    another. The front of a pattern does not depend on which others are searched beside it.
+    """
+    jobs = [
+        (name, found.structure)
+        for name, use in eligible.items()
+        for pattern in sorted({each.structure.pattern for each in every[name]})
+        for found in worth_polish(
+            [each for each in every[name] if each.structure.pattern == pattern], partial(structure_macs, use)
+        )
+    ]
+
+    def work(job: tuple[str, Structure]) -> float:
+        weight = _weight(eligible[job[0]]).detach()
+        difference = weight - kronecker_to_tensor(decompose(weight, job[1]))
+        return float(difference.double().square().sum() / (weight.double().square().sum() or 1.0))
+
+    result: dict[str, list[Found]] = {name: [] for name in eligible}
+    for done, ((name, structure), error) in enumerate(zip(jobs, _in_parallel(work, jobs), strict=True), 1):
+        result[name].append(Found(structure, error))
+        progress("polish", done, len(jobs))
+    return result
 
 
 def _in_parallel(work: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:

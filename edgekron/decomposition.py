@@ -118,7 +118,13 @@ def _values(
         start, sweeps, polish = random_start(structure, seed), iterations or max(_LEAST, sweeps), True
     if not polish:
         return start
-    return alternate(tensor, structure, start, iterations=sweeps, tolerance=tolerance, progress=progress)
+    # CP and rings have poor optima: what the singular vectors lead to may be worse than a random start.
+    starts = [start, random_start(structure, seed)] if structure.pattern in ("cp", "tr") else [start]
+    ends = (
+        alternate(tensor, structure, each, iterations=sweeps, tolerance=tolerance, progress=progress)
+        for each in starts
+    )
+    return min(ends, key=lambda end: Sweep(structure).squared_error(tensor, end))
 
 
 def _start(

@@ -24,6 +24,7 @@ from edgekron.decomposition import squared_errors
 from edgekron.structure import Structure
 
 Shape = tuple[int, ...]
+POLISHED = 32
 EXACT = 512
 WIDEST = 2048
 
@@ -144,6 +145,16 @@ def candidates(
     return Candidates(
         [*structures, None], parameters.astype(np.int64), macs.astype(np.int64), errors, times, last
     )
+
+
+def worth_polish(found: Sequence[Found], macs_of: Callable[[Structure], int]) -> list[Found]:
+    """Structures of one pattern that none of them beats, `POLISHED` at most, evenly spread by size."""
+    sizes = [each.structure.parameters for each in found]
+    table = np.array([sizes, [macs_of(each.structure) for each in found], [each.error for each in found]])
+    kept = sorted(pareto(table), key=lambda k: sizes[k])
+    if len(kept) > POLISHED:
+        kept = [kept[round(k * (len(kept) - 1) / (POLISHED - 1))] for k in range(POLISHED)]
+    return [found[k] for k in kept]
 
 
 def pareto(table: NDArray[np.float64]) -> list[int]:
