@@ -366,9 +366,8 @@ def layer_candidates(
             others[name],
             PredictedLatency(use, timed_on) if timed_on else None,
         )
-        allowed = sum(structure_macs(use, each.structure) <= layer_macs(use) for each in every[name])
-        again = sum(structure_macs(use, each.structure) <= layer_macs(use) for each in others[name])
-        result[name] = replace(front, considered=front.considered + allowed - again)
+        unpolished = len(every[name]) - len(others[name])
+        result[name] = replace(front, considered=front.considered + unpolished)
         progress("candidates", done, len(eligible))
     return result
 
@@ -376,7 +375,7 @@ def layer_candidates(
 def _others(
     eligible: Mapping[str, LayerUse], method: Method, max_factors: int, progress: Progress
 ) -> dict[str, list[Found]]:
-    """Candidates of more than two factors, by layer."""
+    """Structures of more than two factors with fewer parameters and no more MACs, by layer."""
     jobs = [
         (name, structure)
         for name, use in eligible.items()
@@ -384,8 +383,13 @@ def _others(
     ]
 
     def work(job: tuple[str, Structure]) -> list[Found]:
-        weight = _weight(eligible[job[0]]).detach()
-        return search(weight, job[1], lambda structure: structure.parameters < weight.numel())
+        use, (_, template) = eligible[job[0]], job
+        weight, most = _weight(use).detach(), layer_macs(use)
+
+        def useful(structure: Structure) -> bool:
+            return structure.parameters < weight.numel() and structure_macs(use, structure) <= most
+
+        return search(weight, template, useful)
 
     found: dict[str, list[Found]] = {name: [] for name in eligible}
     for done, ((name, _), more) in enumerate(zip(jobs, _in_parallel(work, jobs), strict=True), 1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from edgekron import load, save
 from edgekron.compression import CompressionReport, Search, compress, layer_candidates
+from edgekron.decomposition import decompose, kronecker_to_tensor
 from edgekron.errors import UsageError
 from edgekron.layers import KroneckerLayer
 from edgekron.network import layer_uses
-from edgekron.selection.candidates import Candidates
+from edgekron.selection.candidates import POLISHED, Candidates, Found, worth_polish
 from edgekron.selection.methods import Method
+from edgekron.structure import Structure
 
 METHODS: tuple[Method, ...] = get_args(Method)
 SINGLE = [method for method in METHODS if method != "auto"]
@@ -111,6 +113,21 @@ def test_auto_is_priced_no_worse_than_any_single_method(
     assert len({round(price, 6) for price in prices.values()}) > 4  # they are not all one choice
 
 
+@pytest.mark.parametrize("method", SINGLE)
+def test_prices_are_what_decompose_delivers(
+    fronts: dict[Method, dict[str, Candidates]], method: Method
+) -> None:
+    for name, front in fronts[method].items():
+        dense = network().get_submodule(name).weight
+        assert isinstance(dense, Tensor)
+        weight = dense.detach().double()
+        for structure, price in zip(front.structures[:-1], front.errors, strict=False):
+            assert structure is not None
+            difference = weight - kronecker_to_tensor(decompose(weight, structure))
+            measured = float(difference.square().sum() / weight.square().sum())
+            assert price == pytest.approx(measured, rel=1e-4, abs=1e-9), (name, structure)
+
+
 def test_the_front_of_auto_covers_that_of_every_method(fronts: dict[Method, dict[str, Candidates]]) -> None:
     for name, auto in fronts["auto"].items():
         for method in SINGLE:
@@ -180,3 +197,14 @@ def test_reports_of_older_checkpoints_load(tmp_path: Path) -> None:
     del content["compression"]["search"]
     torch.save(content, path)
     assert report_of(load(path, factory=network)) == replace(report_of(small), search=None)
+
+
+def test_what_is_worth_polishing_is_spread_over_all_sizes() -> None:
+    """A hundred ranks of one family, each larger and better than the one before, and one that is beaten."""
+    found = [Found(Structure.tt([(128, 1), (1, 128)], [rank]), 1 / rank) for rank in range(1, 101)]
+    beaten = Found(Structure.tt([(128, 1), (1, 128)], [101]), 1.0)
+    kept = worth_polish([*found, beaten], lambda structure: structure.parameters)
+    assert len(kept) == POLISHED and kept[0] == found[0] and kept[-1] == found[-1]
+    gaps = [b.structure.parameters - a.structure.parameters for a, b in pairwise(kept)]
+    assert max(gaps) <= 2 * min(gaps)
+    assert worth_polish([*found[:5], beaten], lambda structure: structure.parameters) == found[:5]

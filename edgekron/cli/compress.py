@@ -93,9 +93,8 @@ def compress(
     tt: one factor per axis, in the orders F, C, K.. and C, K.., F. Left out:
     other orders, other shapes.
 
-    cp, tr: one factor per axis; at most 8 ranks, in tr one for all labels, each
-    with the error of 20 sweeps from one random start. Left out: ranks above F
-    and C or unequal ones, other starts.
+    cp, tr: one factor per axis; at most 8 ranks, in tr one for all labels. Left
+    out: ranks above F and C or unequal ones.
 
     tucker: Tucker-2, factors for F and for C; the core holds the kernel. Left
     out: full Tucker.
@@ -103,8 +102,9 @@ def compress(
     auto: all of these.
 
     Ranks (not of gkpd) are 2ⁿ and 3·2ⁿ, at most 12 for a label and
-    200 combinations for a shape; those between are left out. Errors of three
-    factors and more are compared before their polish. A layer without any
+    200 combinations for a shape; those between are left out. Of each method at
+    most 16 for a layer, evenly spread by size, are decomposed and compared by the
+    error that leaves; the others only before the polish. A layer without any
     structure of the method, as a linear layer for cp, gets two factors.
 
     [bold]Examples[/bold]

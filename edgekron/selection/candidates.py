@@ -4,6 +4,8 @@ All shapes of the first factor and all ranks are candidates. The squared error o
 shape comes from the eigenvalues of the smaller Gram matrix of the rearranged weight: in float64
 where that matrix is at most 512 wide, in float32 above (relative error of the result below 1e-5).
 Shapes whose smaller Gram matrix is wider than `WIDEST` are left out.
+Structures of more factors come from `methods`; of each pattern at most `POLISHED` are decomposed, and
+compared by the error that leaves.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from edgekron.decomposition import squared_errors
 from edgekron.structure import Structure
 
 Shape = tuple[int, ...]
-POLISHED = 32
+POLISHED = 16
 EXACT = 512
 WIDEST = 2048
 

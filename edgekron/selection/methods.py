@@ -10,9 +10,10 @@ For each method a few families of factor shapes, and for each family a grid of r
 Ranks are powers of two and one and a half times them, which fill vector registers, at most `RANKS` for
 a label (fewer where several labels multiply).
 Left out: other divisors of F and C, other orders of the classical factors, ranks between, cp and tr of
-unequal ranks. Errors of sekron, tt and tucker are exact for the unpolished decomposition
-(`tree_errors`), which the polish only lowers; those of cp and tr are what `SWEEPS` sweeps of
-alternating least squares reach from a seeded random start.
+unequal ranks. The errors found here are prices to compare structures of one method by: exact for the
+unpolished decomposition of sekron, tt and tucker (`tree_errors`), for cp and tr what `SWEEPS` sweeps
+of alternating least squares reach from a seeded random start. What a method has of worth is then
+decomposed to the end (`candidates.worth_polish`), so that methods are compared by what they deliver.
 """
 
 from __future__ import annotations

@@ -187,7 +187,7 @@ def test_help_of_compress_says_what_is_searched_and_what_is_left_out(run: Run) -
         (candidates.WIDEST, "more than {} entries"),
         (methods.FAMILIES, "the {} shapes of most equal factors"),
         (methods.SINGLE_RANKS, "at most {} ranks"),
-        (methods.SWEEPS, "the error of {} sweeps"),
+        (candidates.POLISHED, "at most {} for a layer"),
         (methods.RANKS, "at most {} for a label"),
         (methods.COMBINATIONS, "{} combinations for a shape"),
     ):

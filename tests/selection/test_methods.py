@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from edgekron.decomposition import decompose, kronecker_to_tensor, rearrange, require_ranks
+from edgekron.als import random_start
+from edgekron.decomposition import Factors, decompose, kronecker_to_tensor, rearrange, require_ranks
 from edgekron.errors import StructureError
 from edgekron.plan import group_digits
 from edgekron.selection import methods as module
@@ -278,9 +279,8 @@ def test_a_weight_of_the_family_is_found_without_error() -> None:
     for method in (SEKRON, *CLASSICAL):
         template = families((8, 6, 3, 3), method, 4)[-1]
         planted = template.resize(dict.fromkeys(template.sizes, 2 if method in ("cp", "tr") else 1))
-        generator = torch.Generator().manual_seed(1)
-        values = decompose(torch.randn(8, 6, 3, 3, generator=generator, dtype=torch.float64), planted)
-        found = search(kronecker_to_tensor(values), template, lambda _: True)
+        values = (v.reshape(planted.value_shape(k)) for k, v in enumerate(random_start(planted, 1)))
+        found = search(kronecker_to_tensor(Factors(planted, tuple(values))), template, lambda _: True)
         (error,) = [each.error for each in found if each.structure == planted]
         assert error < (1e-2 if method in ("cp", "tr") else 1e-12), method
 
