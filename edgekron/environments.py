@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -27,8 +28,8 @@ VERSIONS = {"tflite-runtime": "2.14.0"}
 """What a name without version stands for: the last of a runtime that no new Python can hold."""
 KNOWN = ("onnxruntime:1.15.0", "litert:1.0.1", "tflite-runtime:2.14.0")
 """The oldest ones on Python 3.11 that run what edgekron exports."""
-_FOR_NUMPY_2 = {"onnxruntime": (1, 19), "litert": (1, 1), "tflite-runtime": (99,)}
-"""First version that works with numpy 2."""
+_FOR_NUMPY_2 = {"onnxruntime": (1, 19), "litert": (1, 1, 2), "tflite-runtime": (math.inf,)}
+"""First version that works with numpy 2; of tflite-runtime, none."""
 _OLDEST_ON_311 = (1, 15)
 """Of onnxruntime; before it there are packages for Python 3.7 to 3.10."""
 

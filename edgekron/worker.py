@@ -219,7 +219,14 @@ def _receive(requests: queue.Queue[bytes]) -> None:
         os._exit(code)
 
 
-def _serve(runtime: str, model: str, threads: int, out: BinaryIO) -> int:
+def _serve(runtime: str, model: str, threads: int, out: BinaryIO) -> None:
+    try:
+        _converse(runtime, model, threads, out)
+    finally:
+        os._exit(1)  # an ordinary end would wait for the thread that reads stdin
+
+
+def _converse(runtime: str, model: str, threads: int, out: BinaryIO) -> None:
     requests: queue.Queue[bytes] = queue.Queue()
     threading.Thread(target=_receive, args=(requests,), daemon=True).start()
     try:
@@ -229,7 +236,7 @@ def _serve(runtime: str, model: str, threads: int, out: BinaryIO) -> int:
         greeting = {**_versions(runtime), **about}
     except Exception as error:  # runtimes raise anything
         write_frame(out, json.dumps({"error": _failure(error)}).encode())
-        return 1
+        return
     write_frame(out, json.dumps(greeting).encode())
     while True:
         try:
@@ -266,7 +273,7 @@ def main() -> int:
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what native libraries print goes to stderr
     if options.model and not once:
-        return _serve(options.runtime, options.model, options.threads, out)
+        _serve(options.runtime, options.model, options.threads, out)
     try:
         if once:
             _once(_load(options.runtime, options.model, options.threads), options.inputs, options.outputs)

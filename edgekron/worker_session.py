@@ -72,12 +72,8 @@ class WorkerSession:
     def _exchange(self, request: bytes | None, doing: str) -> bytes:
         """Send a request, if there is one, and wait for the next frame."""
         expired = threading.Event()
-
-        def kill() -> None:
-            expired.set()
-            self._process.kill()
-
-        timer = threading.Timer(self._timeout, kill)
+        # It knows the process only: a thread that held the session might end it, while this one exits.
+        timer = threading.Timer(self._timeout, _kill, (self._process, expired))
         timer.daemon = True
         timer.start()
         assert self._process.stdin and self._process.stdout
@@ -132,6 +128,11 @@ class ClockedRun:
 
 def _numbered(inputs: Sequence[Array]) -> dict[str, Any]:
     return {str(k): x for k, x in enumerate(inputs)}
+
+
+def _kill(process: subprocess.Popen[bytes], expired: threading.Event) -> None:
+    expired.set()
+    process.kill()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
