@@ -1,12 +1,18 @@
 # make demo | test | slow | check: each works on a machine that has only Python >= 3.11, make and git.
+# make runtimes: old runtimes in environments of their own, below .runtimes; it needs Python 3.9 to 3.11.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-export ORT_DISABLE_TELEMETRY := 1
+OLD_PYTHON ?= $(firstword $(foreach each,python3.11 python3.10 python3.9 python3,$(shell \
+	$(each) -c 'import sys; assert (3, 9) <= sys.version_info < (3, 12)' 2>/dev/null && echo $(each))))
+RUNTIMES := $(patsubst runtime_tests/environments/%.txt,.runtimes/%/.made,$(wildcard runtime_tests/environments/*.txt))
 
-.PHONY: demo test slow check clean
+export ORT_DISABLE_TELEMETRY := 1
+export EDGEKRON_RUNTIMES ?= $(CURDIR)/.runtimes
+
+.PHONY: demo test slow check runtimes clean
 
 demo: $(VENV)/.all
 	$(BIN)/edgekron demo
@@ -23,8 +29,16 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+runtimes: $(RUNTIMES)
+
+.runtimes/%/.made: runtime_tests/environments/%.txt
+	@test -n "$(OLD_PYTHON)" || { echo "$*: found no Python 3.9 to 3.11: make runtimes OLD_PYTHON=/path/to/python"; exit 1; }
+	$(OLD_PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --disable-pip-version-check -q --no-deps --only-binary :all: -r $<
+	touch $@
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) .runtimes .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 
 $(VENV)/.python:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "edgekron needs Python 3.11 or newer"'

@@ -26,7 +26,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
 }
 VERSIONS = {"tflite-runtime": "2.14.0"}
 """What a name without version stands for: the last of a runtime that no new Python can hold."""
-KNOWN = ("onnxruntime:1.15.0", "litert:1.0.1", "tflite-runtime:2.14.0")
+KNOWN = ("onnxruntime:1.15.0", "litert:1.0.0", "tflite-runtime:2.14.0")
 """The oldest ones on Python 3.11 that run what edgekron exports."""
 _FOR_NUMPY_2 = {"onnxruntime": (1, 19), "litert": (1, 1, 2), "tflite-runtime": (math.inf,)}
 """First version that works with numpy 2; of tflite-runtime, none."""

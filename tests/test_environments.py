@@ -66,7 +66,7 @@ def is_alive(pid: int) -> bool:
         ("onnxruntime:1.15.0", "onnxruntime-1.15.0", "3.11", "onnxruntime==1.15.0 'numpy<2'"),
         ("onnxruntime:1.14.0", "onnxruntime-1.14.0", "3.10", "onnxruntime==1.14.0 'numpy<2'"),
         ("onnxruntime:1.19.0", "onnxruntime-1.19.0", "3.11", "onnxruntime==1.19.0"),
-        ("litert:1.0.1", "litert-1.0.1", "3.11", "ai-edge-litert==1.0.1 'numpy<2'"),
+        ("litert:1.0.0", "litert-1.0.0", "3.11", "ai-edge-litert==1.0.0 'numpy<2'"),
         ("litert:2.1.0", "litert-2.1.0", "3.11", "ai-edge-litert==2.1.0"),
         ("tflite-runtime", "tflite-runtime-2.14.0", "3.11", "tflite-runtime==2.14.0 'numpy<2'"),
     ],
