@@ -17,6 +17,7 @@ from edgekron.artifact import Array
 from edgekron.delegation import DelegationReport
 from edgekron.errors import MissingExtraError, UnavailableError, UsageError
 from edgekron.profile import Profile
+from edgekron.wording import one_line, printable
 from edgekron.worker_session import TIMEOUT, WorkerSession
 
 FORMATS: dict[str, tuple[str, ...]] = {
@@ -96,11 +97,13 @@ class Environment:
 
     def about(self) -> str:
         """Versions of what is in it; UnavailableError if its runtime does not load."""
-        done = subprocess.run(self.command(), capture_output=True, text=True, timeout=TIMEOUT, check=False)
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            raise UnavailableError(f"runtime '{self.name}' does not load: {last}")
-        found = json.loads(done.stdout)
+        try:
+            done = subprocess.run(self.command(), capture_output=True, text=True, timeout=TIMEOUT, check=True)
+            found = json.loads(done.stdout)
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            said = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else ""
+            last = printable(said.splitlines()[-1]) if said else one_line(error)
+            raise UnavailableError(f"runtime '{self.name}' does not load: {last}") from error
         self.require(found["version"])
         return f"{found['version']}, Python {found['python']}, numpy {found['numpy']}"
 

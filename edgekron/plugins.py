@@ -64,9 +64,8 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 def _load(group: str, what: str, name: str) -> type:
     found: dict[str, EntryPoint] = {e.name: e for e in entry_points(group=f"edgekron.{group}")}
     if name not in found:
-        raise UsageError(
-            f"unknown {what} '{name}': known are {', '.join(sorted(found))}.{suggestion(name, found)}"
-        )
+        known = sorted({*found, *environments.VERSIONS} if group == "runtimes" else found)
+        raise UsageError(f"unknown {what} '{name}': known are {', '.join(known)}.{suggestion(name, known)}")
     try:
         with quiet():
             return cast(type, found[name].load())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import subprocess
 import sys
 import time
@@ -310,4 +309,20 @@ def test_those_that_exist(root: Path) -> None:
     with pytest.raises(EdgekronError) as error:
         litert.about()
     assert str(error.value) == "runtime 'litert:1.0' does not load: no module"
-    assert os.environ["EDGEKRON_RUNTIMES"] == str(root)
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("echo Welcome", "JSONDecodeError: Expecting value"),
+        ("exit 3", "CalledProcessError: .* exit status 3"),
+        ("exec sleep 60", "TimeoutExpired: .* timed out after 0.3 seconds"),
+    ],
+)
+def test_an_environment_that_says_nothing_of_itself(
+    script: str, message: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environments, "TIMEOUT", 0.3)
+    environment(root / "litert-1.0", script=script)
+    with pytest.raises(UnavailableError, match=rf"^runtime 'litert:1.0' does not load: {message}"):
+        plugins.runtime("litert:1.0").version()

@@ -46,14 +46,14 @@ def test_environments_are_information_unless_they_are_broken() -> None:
         note = f"if wanted: {' && '.join(each.recipe())}"
         assert found[f"runtime {each.name}"] == Finding(f"runtime {each.name}", "not made", note=note)
         assert note in str(report)
-    environment(root / "litert-7.0", script="exit 3")
+    environment(root / "litert-7.0", script="echo and >&2; echo 'no module' >&2; exit 3")
     report = doctor()
     assert not report.healthy
     [finding] = [finding for finding in report.findings if finding.repair]
     folder = f"{root}/litert-7.0"
     assert finding == Finding(
         "runtime litert:7.0",
-        "UnavailableError: runtime 'litert:7.0' does not load: exit code 3",
+        "UnavailableError: runtime 'litert:7.0' does not load: no module",
         f"python3.11 -m venv --clear {folder} && {folder}/bin/python -m pip install ai-edge-litert==7.0",
     )
 
