@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from runtime_tests.record import ROOT, Record
 from runtime_tests.report import write
 
 torch.set_num_threads(1)
+os.environ.setdefault("EDGEKRON_RUNTIMES", str(ROOT / ".runtimes"))
 _CASES = pytest.StashKey[Sequence[Case]]()
 
 
@@ -34,8 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Every runtime that is named must be there: none is skipped."""
     if not config.option.runtimes:
         raise pytest.UsageError("name what to test on: --runtimes onnxruntime,litert")
-    config.option.runtimes = config.option.runtimes.split(",")
-    for name in config.option.runtimes:
+    for name in _names(config):
         try:
             plugins.runtime(name).version()
         except EdgekronError as error:
@@ -46,10 +47,15 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+def _names(config: pytest.Config) -> list[str]:
+    names: str = config.option.runtimes
+    return names.split(",")
+
+
 @pytest.fixture(scope="session")
 def runtimes(pytestconfig: pytest.Config) -> dict[str, Runtime]:
     """The runtimes of this run by name."""
-    return {name: plugins.runtime(name) for name in pytestconfig.option.runtimes}
+    return {name: plugins.runtime(name) for name in _names(pytestconfig)}
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +69,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "case" not in metafunc.fixturenames:
         return
     config = metafunc.config
-    cases, names = config.stash[_CASES], config.option.runtimes
+    cases, names = config.stash[_CASES], _names(config)
     if config.option.full:
         record = Record(config.option.report)
         passed = {
