@@ -6,12 +6,12 @@ knows a runtime: whoever lowers a network is given one of them as a function.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from edgekron.errors import UsageError
-from edgekron.plan import Convolution, Layout, Plan, best_plan
+from edgekron.plan import Convolution, Layout, Plan, best_plan, plans
 from edgekron.plan.cost import MODELS, Cpu
 from edgekron.structure import Structure
 
@@ -94,6 +94,19 @@ def only_dense(layer: Layer, plan: Plan) -> Choice:
 def dense(layer: Layer, accept: Accept) -> Choice:
     """The dense form."""
     return Choice(_best(layer, lambda plan: plan.is_dense and accept(plan)))
+
+
+def recorded(texts: Collection[str]) -> Choose:
+    """The plan that was chosen before: the one whose text is among these."""
+
+    def choose(layer: Layer, accept: Accept) -> Choice:
+        every = plans(layer.structure, layer.convolution, layer.layout, bias=layer.bias)
+        for plan in every:
+            if str(plan) in texts:
+                return Choice(plan)
+        raise LookupError(f"none of its plans is recorded ({layer.key})")
+
+    return choose
 
 
 def compressed_plan(layer: Layer, accept: Accept, cpu: Cpu = "x86-64") -> Plan | None:
