@@ -103,8 +103,8 @@ class LayerErrors:
     """One execution of a layer; all errors are largest differences over the range of the correct values.
 
     runtime: of the nearest tensor of the artifact to any of its group; input: likewise of its input, 0 for
-    the network's own; lowering: of its plan, run by PyTorch; approximation: of the compressed layer
-    against the original one on the original's input; None: does not apply. status: 'agrees'; 'unseen',
+    the network's own; lowering: of its plan against its dense weight, both run by PyTorch; approximation: of
+    the compressed layer against the original one on the original's input; None: does not apply. status: 'agrees'; 'unseen',
     but what is computed of it agrees; 'departs'; 'follows' one that departs.
     """
 
@@ -129,8 +129,8 @@ class LayerErrors:
 class Totals:
     """Worst errors of the network's outputs over their ranges, stage by stage; None: does not apply.
 
-    approximation: compressed against original; lowering: lowered against compressed, both in PyTorch;
-    runtime: artifact against lowered.
+    approximation: compressed against original; lowering: run by plans against run densified, both in
+    PyTorch; runtime: artifact against lowered.
     """
 
     approximation: float | None

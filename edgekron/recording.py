@@ -46,29 +46,28 @@ def record(model: nn.Module, inputs: Inputs) -> Recording:
 
 
 def compare_layers(
-    model: nn.Module, inputs: Inputs, others: Mapping[str, nn.Module]
+    model: nn.Module, inputs: Inputs, pairs: Mapping[str, tuple[nn.Module, nn.Module]]
 ) -> dict[tuple[str, int], float]:
-    """Errors of other modules in place of the model's layers, each on the input that the layer gets.
+    """Errors of the second module of each pair against the first, on the inputs of the model's layer.
 
-    Largest difference over the range of the layer's output, zero included, by (name, how often the layer
-    ran before). Raises UsageError for a module that does not fit.
+    Largest difference over the range of the first one's output, zero included, by (name, how often the
+    layer ran before). Raises UsageError if the modules do not fit each other.
     """
     errors: dict[tuple[str, int], float] = {}
 
-    def compare(name: str, call: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if name not in others:
+    def compare(name: str, call: int, module: nn.Module, args: tuple[Any, ...], _: Any) -> None:
+        if name not in pairs:
             return
         try:
-            other = others[name](*args)
-            if other.shape != output.shape:
-                raise ValueError(f"gives {tuple(other.shape)} instead of {tuple(output.shape)}")
+            expected, found = (each(*args).double() for each in pairs[name])
+            if expected.shape != found.shape:
+                raise ValueError(f"outputs {tuple(expected.shape)} and {tuple(found.shape)}")
         except (RuntimeError, ValueError, UsageError) as error:
-            raise UsageError(f"layer '{name}' is another one in the other network: {one_line(error)}") from error
-        expected, found = output.double(), other.double()
+            raise UsageError(f"layer '{name}' differs between the networks: {one_line(error)}") from error
         span = expected.max().clamp(min=0) - expected.min().clamp(max=0)
         errors[name, call] = ratio(float((expected - found).abs().max()), float(span))
 
-    with _layer_hooks(model, lambda *_: None, compare):
+    with _layer_hooks(model, compare, lambda *_: None):
         run_model(model, inputs)
     return errors
 

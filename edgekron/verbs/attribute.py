@@ -11,8 +11,9 @@ from torch import nn
 
 from edgekron.artifact import Array, to_layout
 from edgekron.attribution import Attribution, Nearest, Totals, layer_errors
-from edgekron.choice import recorded
+from edgekron.choice import dense, recorded
 from edgekron.errors import UnsupportedError, UsageError
+from edgekron.layers import KroneckerLayer
 from edgekron.lower import lower
 from edgekron.network import Inputs
 from edgekron.parity import ParityReport, compare
@@ -45,11 +46,8 @@ def attribute(
     progress("attributing", 0, 4)
     approximation = {} if original is None else _approximation(original, reference, tensors)
     progress("attributing", 1, 4)
-    lowered, notes = _lowered(opened, reference, tensors)
-    lowering = {}
-    if lowered is not None and opened.manifest:
-        names = dict(lowered.named_modules())
-        lowering = compare_layers(reference, tensors, {name: names[name] for name in opened.manifest.layers})
+    networks, notes = _lowered(opened, reference, tensors)
+    lowering = compare_layers(reference, tensors, _pairs(reference, *networks)) if networks else {}
     progress("attributing", 2, 4)
     recording = record(reference, tensors)
     nearest = Nearest(recording.activations)
@@ -57,12 +55,12 @@ def attribute(
     _show(opened, trial, nearest, runtime)
     progress("attributing", 4, 4)
     rows = layer_errors(recording.calls, nearest.matches, parity.tolerance, lowering, approximation)
-    [compressed] = reference_outputs(reference, [trial])
-    correct = compressed if lowered is None else reference_outputs(lowered, [trial])[0]
+    own = _outputs(reference, trial)
+    densified, lowered = (_outputs(each, trial) for each in networks or (reference, reference))
     totals = Totals(
-        None if original is None else _worst(reference_outputs(original, [trial])[0], compressed),
-        None if lowered is None else _worst(compressed, correct),
-        _worst(correct, outputs),
+        _worst(_outputs(original, trial), own) if original else None,
+        _worst(densified, lowered) if networks else None,
+        _worst(lowered, outputs),
     )
     return Attribution(trial.name, rows, totals, parity.tolerance, parity.passed, notes)
 
@@ -73,23 +71,32 @@ def _approximation(
     own, others = layers(original), layers(reference)
     if missing := sorted(others.keys() - own.keys()):
         raise UsageError(f"the original network has no layer '{missing[0]}': give the one that was compressed")
-    return compare_layers(original, inputs, others)
+    return compare_layers(original, inputs, {name: (own[name], each) for name, each in others.items()})
 
 
 def _lowered(
     opened: Opened, reference: nn.Module, inputs: Inputs
-) -> tuple[nn.Module | None, tuple[str, ...]]:
-    """The network run by the plans that the manifest names; None with a note if that is not known."""
+) -> tuple[tuple[nn.Module, nn.Module] | None, tuple[str, ...]]:
+    """The network with its layers densified, and with them run by the plans that the manifest names.
+
+    The network itself runs the plans of least cost: to compare with them might compare a plan with itself.
+    If the manifest has other plans than the layers, none, and a note.
+    """
     if opened.manifest is None:
-        return None, ("not made by edgekron: lowering unknown",)
+        return None, ("lowering unknown: the file was not made by edgekron",)
     texts = {plan.text for layer in opened.manifest.layers.values() for plan in layer.plans}
     try:
-        lowered, _ = lower(
-            reference, inputs, layout=opened.exporter.plan_layout, choose=recorded(texts)
-        )
+        lowered, _ = lower(reference, inputs, layout=opened.exporter.plan_layout, choose=recorded(texts))
     except UnsupportedError as error:
         return None, (f"lowering unknown: {error}",)
-    return lowered, ()
+    return (lower(reference, inputs, layout="nchw", choose=dense)[0], lowered), ()
+
+
+def _pairs(
+    reference: nn.Module, densified: nn.Module, lowered: nn.Module
+) -> dict[str, tuple[nn.Module, nn.Module]]:
+    names = [name for name, module in layers(reference).items() if isinstance(module, KroneckerLayer)]
+    return {name: (densified.get_submodule(name), lowered.get_submodule(name)) for name in names}
 
 
 def _show(opened: Opened, trial: Trial, nearest: Nearest, runtime: str | None) -> None:
@@ -102,6 +109,10 @@ def _show(opened: Opened, trial: Trial, nearest: Nearest, runtime: str | None) -
             session = opened.runtime(runtime).open(path)
             nearest.show(exposed.names, session.run(inputs))
             del session  # releases the file
+
+
+def _outputs(model: nn.Module, trial: Trial) -> list[Array]:
+    return reference_outputs(model, [trial])[0]
 
 
 def _worst(expected: Sequence[Array], found: Sequence[Array]) -> float:

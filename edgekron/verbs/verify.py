@@ -1,15 +1,43 @@
-"""Verify: does an artifact give the outputs of its PyTorch network?"""
+"""Verify: does an artifact give the outputs of its PyTorch network, and if not, since which layer?"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
+from edgekron.artifact import Array
+from edgekron.attribution import Attribution
+from edgekron.bundle import Bundle, require_folder, write_bundle
+from edgekron.errors import ParityError, UsageError
 from edgekron.parity import ParityReport, Tolerance, compare
-from edgekron.verbs.open import open_artifact
-from edgekron.verbs.trials import file_trial, reference_outputs, seeded_trials, session_outputs
+from edgekron.progress import Progress, silent
+from edgekron.verbs.attribute import attribute
+from edgekron.verbs.open import Opened, open_artifact
+from edgekron.verbs.trials import Trial, file_trial, reference_outputs, seeded_trials, session_outputs
+
+
+@dataclass(frozen=True)
+class VerifyReport(ParityReport):
+    """Parity; the errors of the layers, and the folder that was written, if they were asked for."""
+
+    attribution: Attribution | None = None
+    bundle: Path | None = None
+
+    def __str__(self) -> str:
+        lines = [str(self.attribution), ""] if self.attribution else []
+        written = [f"{self.bundle}  reproduce with: python {self.bundle}/reproduce.py"] if self.bundle else []
+        return "\n".join([*lines, super().__str__(), *written])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return super().to_json() | {
+            "layerwise": self.attribution.to_json() if self.attribution else None,
+            "bundle": str(self.bundle) if self.bundle else None,
+        }
 
 
 def verify(
@@ -20,21 +48,85 @@ def verify(
     atol: float = Tolerance.atol,
     rtol: float = Tolerance.rtol,
     runtime: str | None = None,
-) -> ParityReport:
+    layerwise: bool = False,
+    original: nn.Module | None = None,
+    bundle: str | Path | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+) -> VerifyReport:
     """Compare an artifact with its network on seeded random inputs and on .npz files.
 
     path: of the artifact; inputs: .npz files whose arrays are in PyTorch's layout; runtime: by
-    default the format's own. Raises UsageError for a file or inputs that do not fit the network,
-    ParityError if the outputs have other shapes.
+    default the format's own. layerwise: find the layer at which the artifact departs, on the worst input;
+    original: the network before compression, to tell what that cost each layer. bundle: a folder to write
+    for others, with the artifact, its worst input, both outputs and a program that compares them, also
+    if parity fails; force: replace a bundle that exists.
+
+    Raises UsageError for a file or inputs that do not fit the network, ParityError if the outputs have
+    other shapes.
     """
+    if original is not None and not layerwise:
+        raise UsageError("--original is compared layer by layer: add --layerwise")
+    if bundle is not None:
+        require_folder(Path(bundle), force=force)
     opened = open_artifact(path)
     session = opened.session(runtime)
     infos = opened.inputs(session)
     trials = seeded_trials(infos) + [file_trial(Path(each), infos) for each in inputs]
-    return compare(
-        reference_outputs(reference, trials),
-        session_outputs(session, trials, opened.layout),
-        tolerance=Tolerance(atol, rtol),
-        names=opened.manifest.outputs if opened.manifest else None,
-        input_names=[trial.name for trial in trials],
+    names = opened.manifest.outputs if opened.manifest else None
+    expected = reference_outputs(reference, trials)
+    given = session_outputs(session, trials, opened.layout)
+    tolerance = Tolerance(atol, rtol)
+
+    def write(worst: int, report: dict[str, Any], limits: Sequence[float]) -> None:
+        if bundle is not None:
+            made = _bundle(opened, runtime, trials[worst], expected[worst], given[worst], report, limits)
+            write_bundle(Path(bundle), made, force=force)
+
+    try:
+        parity = compare(
+            expected, given, tolerance=tolerance, names=names, input_names=[trial.name for trial in trials]
+        )
+    except ParityError as error:
+        write(0, {"passed": False, "summary": str(error)}, [0.0] * len(expected[0]))
+        raise
+    count = len(expected[0])
+    worst = parity.rows.index(parity.worst) // count
+    found = None
+    if layerwise:
+        about = {"original": original, "runtime": runtime, "progress": progress}
+        found = attribute(opened, reference, trials[worst], given[worst], parity, **about)
+    report = VerifyReport(parity.rows, tolerance, found, None if bundle is None else Path(bundle))
+    write(worst, report.to_json(), [row.limit for row in parity.rows[worst * count : (worst + 1) * count]])
+    return report
+
+
+def _bundle(
+    opened: Opened,
+    runtime: str | None,
+    trial: Trial,
+    expected: Sequence[Array],
+    given: Sequence[Array],
+    report: dict[str, Any],
+    limits: Sequence[float],
+) -> Bundle:
+    library = opened.runtime(runtime)
+    infos = opened.inputs(opened.session(runtime))
+    return Bundle(
+        opened.path,
+        opened.data,
+        opened.layout,
+        (library.name, library.version()),
+        dict(zip((info.name for info in infos), trial.inputs, strict=True)),
+        _named(opened, expected),
+        _named(opened, given),
+        tuple(limits),
+        report,
     )
+
+
+def _named(opened: Opened, outputs: Sequence[Array]) -> dict[str, Array]:
+    names = opened.manifest.outputs if opened.manifest else ()
+    if len(names) != len(outputs):
+        names = tuple(map(str, range(len(outputs))))
+    return dict(zip(names, outputs, strict=True))
