@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -52,11 +52,15 @@ class Recording:
 
 @dataclass(frozen=True)
 class Match:
-    """The nearest tensor of an artifact: its name, largest difference, and the activation's range."""
+    """The nearest tensor of an artifact: its name, largest difference, and the activation's range.
+
+    reordered: a tensor with the same numbers in another order, if there is one.
+    """
 
     tensor: str | None
     max_abs_error: float
     range: float
+    reordered: str | None = None
 
     @property
     def error(self) -> float:
@@ -76,8 +80,8 @@ class Nearest:
     compared.
     """
 
-    def __init__(self, activations: Sequence[Array]) -> None:
-        self._activations = activations
+    def __init__(self, activations: Sequence[Array], tolerance: Tolerance) -> None:
+        self._activations, self._tolerance = activations, tolerance
         self._marks = [_marks(each) for each in activations]
         self.matches = [Match(None, math.inf, _range(each)) for each in activations]
 
@@ -93,9 +97,16 @@ class Nearest:
             for least, name, tensor in sorted(near, key=lambda each: each[0]):
                 if least >= self.matches[k].max_abs_error:
                     break
-                error = min(_difference(flat, tensor) for flat in _orders(activation))
-                if error < self.matches[k].max_abs_error:
-                    self.matches[k] = Match(name, error, self.matches[k].range)
+                self.matches[k] = self._nearer(self.matches[k], least, activation, name, tensor)
+
+    def _nearer(self, known: Match, least: float, activation: Array, name: str, tensor: Array) -> Match:
+        error = min(_difference(flat, tensor) for flat in _orders(activation))
+        found = Match(name, error, known.range, known.reordered) if error < known.max_abs_error else known
+        if found.is_within(self._tolerance) or not Match(None, least, known.range).is_within(self._tolerance):
+            return found
+        least = _difference(np.sort(activation, axis=None), np.sort(tensor))
+        same = Match(None, least, known.range).is_within(self._tolerance)
+        return replace(found, reordered=name) if same else found
 
 
 @dataclass(frozen=True)
@@ -105,7 +116,8 @@ class LayerErrors:
     runtime: of the nearest tensor of the artifact to any of its group; input: likewise of its input, 0 for
     the network's own; lowering: of its plan against its dense weight, both run by PyTorch; approximation: of
     the compressed layer against the original one on the original's input; None: does not apply. status: 'agrees'; 'unseen',
-    but what is computed of it agrees; 'departs'; 'follows' one that departs.
+    but what is computed of it agrees; 'departs'; 'follows' one that departs. tensor: the nearest one;
+    reordered: one with the same numbers in another order.
     """
 
     layer: str
@@ -116,6 +128,7 @@ class LayerErrors:
     tensor: str | None
     input: float
     runtime: float
+    reordered: str | None = None
     lowering: float | None = None
     approximation: float | None = None
 
@@ -167,9 +180,14 @@ class Attribution:
             f"the artifact departs at layer '{first.name}' ({first.kind}, {first.structure or 'dense'}): "
             f"{first.runtime:.1e} of its range ({near}), its input {first.input:.1e}"
         )
-        if first.input <= max(self.tolerance.rtol, Tolerance.rtol):
-            return text
-        return f"{text}; that is not there either: look at the operators in front of the layer too"
+        if first.reordered:
+            text += (
+                f"; its numbers are there in another order ('{printable(first.reordered)}'): a transpose is "
+                "wrong, or is one with a transpose of the next layer, which departs then"
+            )
+        if first.input > max(self.tolerance.rtol, Tolerance.rtol):
+            text += "; its input is not there either: look at the operators in front of the layer too"
+        return text
 
     def __str__(self) -> str:
         head = ["layer", "type", "structure", "input", "runtime", "lowering", "approximation", ""]
@@ -210,10 +228,22 @@ def layer_errors(
             status = "unseen"
         elif all(rows[j].status in ("agrees", "unseen") for j in call.after):
             status = "departs"
-        given = 0.0 if call.input is None else matches[call.input].error
-        key, nearest = (call.name, call.call), best[k]
-        about = (call.kind, call.structure, status, nearest.tensor, given, nearest.error)
-        rows.append(LayerErrors(*key, *about, lowering.get(key), approximation.get(key)))
+        key, near = (call.name, call.call), best[k]
+        rows.append(
+            LayerErrors(
+                call.name,
+                call.call,
+                call.kind,
+                call.structure,
+                status,
+                near.tensor,
+                0.0 if call.input is None else matches[call.input].error,
+                near.error,
+                next((matches[j].reordered for j in call.group if matches[j].reordered), None),
+                lowering.get(key),
+                approximation.get(key),
+            )
+        )
     return tuple(rows)
 
 

@@ -50,7 +50,7 @@ def attribute(
     lowering = compare_layers(reference, tensors, _pairs(reference, *networks)) if networks else {}
     progress("attributing", 2, 4)
     recording = record(reference, tensors)
-    nearest = Nearest(recording.activations)
+    nearest = Nearest(recording.activations, parity.tolerance)
     progress("attributing", 3, 4)
     _show(opened, trial, nearest, runtime)
     progress("attributing", 4, 4)

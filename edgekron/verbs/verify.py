@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +94,19 @@ def verify(
     worst = parity.rows.index(parity.worst) // count
     found = None
     if layerwise:
-        about = {"original": original, "runtime": runtime, "progress": progress}
-        found = attribute(opened, reference, trials[worst], given[worst], parity, **about)
-    report = VerifyReport(parity.rows, tolerance, found, None if bundle is None else Path(bundle))
-    write(worst, report.to_json(), [row.limit for row in parity.rows[worst * count : (worst + 1) * count]])
-    return report
+        found = attribute(
+            opened,
+            reference,
+            trials[worst],
+            given[worst],
+            parity,
+            original=original,
+            runtime=runtime,
+            progress=progress,
+        )
+    report = VerifyReport(parity.rows, tolerance, found)
+    write(worst, report.to_json(), [row.limit for row in parity.rows[worst * count :][:count]])
+    return replace(report, bundle=None if bundle is None else Path(bundle))
 
 
 def _bundle(
