@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from edgekron.exporter import Exposed
 
@@ -14,15 +14,16 @@ FLOATS = {TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE}
 
 def expose(model: onnx.ModelProto, count: int) -> Iterator[Exposed]:
     """Models with so many activations each as their outputs, in order of execution."""
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    kinds = {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.output)}
-    names = [name for name in _computed(model.graph) if kinds.get(name) in FLOATS]
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    values = {value.name: value for value in (*graph.value_info, *graph.output)}
+    floats = {name for name, value in values.items() if value.type.tensor_type.elem_type in FLOATS}
+    names = [name for name in _computed(graph) if name in floats]
     own = onnx.ModelProto()
     own.CopyFrom(model)
     for first in range(0, len(names), count):
         some = tuple(names[first : first + count])
         del own.graph.output[:]
-        own.graph.output.extend(helper.make_tensor_value_info(name, kinds[name], None) for name in some)
+        own.graph.output.extend(values[name] for name in some)
         yield Exposed(bytes(own.SerializeToString()), some)
 
 
