@@ -87,7 +87,9 @@ class Nearest:
 
     def show(self, names: Sequence[str], tensors: Sequence[Array]) -> None:
         """Compare with these tensors of an artifact."""
-        shown = [(name, tensor.reshape(-1), _marks(tensor)) for name, tensor in zip(names, tensors, strict=True)]
+        shown = [
+            (name, tensor.reshape(-1), _marks(tensor)) for name, tensor in zip(names, tensors, strict=True)
+        ]
         for k, activation in enumerate(self._activations):
             near = [
                 (_least_difference(self._marks[k], marks), name, tensor)
@@ -111,13 +113,13 @@ class Nearest:
 
 @dataclass(frozen=True)
 class LayerErrors:
-    """One execution of a layer; all errors are largest differences over the range of the correct values.
+    """One execution of a layer; its errors are largest differences over the range of the correct values.
 
-    runtime: of the nearest tensor of the artifact to any of its group; input: likewise of its input, 0 for
-    the network's own; lowering: of its plan against its dense weight, both run by PyTorch; approximation: of
-    the compressed layer against the original one on the original's input; None: does not apply. status: 'agrees'; 'unseen',
-    but what is computed of it agrees; 'departs'; 'follows' one that departs. tensor: the nearest one;
-    reordered: one with the same numbers in another order.
+    status: 'agrees'; 'unseen', but what is computed of it agrees; 'departs'; 'follows' one that departs.
+    tensor: of the artifact, the nearest to any of the group; reordered: one with the same numbers in another
+    order; runtime: error of the nearest; input: likewise of the layer's input, 0 for the network's own;
+    lowering: of its plan against its dense weight, both run by PyTorch; approximation: of the compressed
+    layer against the original one on the original's input; None: does not apply.
     """
 
     layer: str

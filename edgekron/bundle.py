@@ -9,19 +9,24 @@ import shutil
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgekron import __version__, reproduce
+from edgekron import reproduce
 from edgekron.artifact import Array
 from edgekron.errors import UsageError
 from edgekron.files import read_whole
 from edgekron.host import machine
 
-RUN, VERSIONS, REPORT, PROGRAM, README = "run.json", "versions.json", "report.json", "reproduce.py", "README.txt"
+RUN, VERSIONS, REPORT, PROGRAM, README = (
+    "run.json",
+    "versions.json",
+    "report.json",
+    "reproduce.py",
+    "README.txt",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,13 +34,14 @@ class Bundle:
     """One artifact on one input.
 
     inputs, reference, outputs: arrays in PyTorch's layout, by name in the order of the file; limits: on
-    the largest difference of each output; runtime: its name and version; report: of the whole verification.
+    the largest difference of each output; versions: of all libraries; report: of the whole verification.
     """
 
     artifact: Path
     data: bytes
     layout: str
-    runtime: tuple[str, str]
+    runtime: str
+    versions: Mapping[str, str]
     inputs: Mapping[str, Array]
     reference: Mapping[str, Array]
     outputs: Mapping[str, Array]
@@ -80,22 +86,15 @@ def write_bundle(folder: Path, bundle: Bundle, *, force: bool = False) -> None:
 
 
 def _files(bundle: Bundle) -> dict[str, bytes]:
-    name, runtime = bundle.artifact.name, bundle.runtime
-    run = {"artifact": name, "runtime": runtime[0], "layout": bundle.layout, "limits": bundle.limits}
-    versions = {
-        "edgekron": __version__,
-        "torch": version("torch"),
-        runtime[0]: runtime[1],
-        "numpy": np.__version__,
-        **machine(),
-    }
+    name = bundle.artifact.name
+    run = {"artifact": name, "runtime": bundle.runtime, "layout": bundle.layout, "limits": bundle.limits}
     return {
         name: bundle.data,
         RUN: _json(run),
-        VERSIONS: _json(versions),
+        VERSIONS: _json({**bundle.versions, **machine()}),
         REPORT: _json(bundle.report),
         PROGRAM: read_whole(Path(reproduce.__file__)),
-        README: _README.format(name=name, runtime=" ".join(runtime)).encode(),
+        README: _README.format(name=name, runtime=bundle.runtime).encode(),
     }
 
 

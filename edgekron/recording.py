@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -121,16 +121,16 @@ class _Origin:
     after: frozenset[int] = frozenset()
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Copies of the outputs of all operators outside of layers and behind one, and of the layers."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.activations: list[Array] = []
         self.owners: list[frozenset[int]] = []
         self.calls: list[tuple[str, int, nn.Module, int | None, frozenset[int]]] = []
-        self._origins = WeakTensorKeyDictionary()
-        self._indices = WeakTensorKeyDictionary()
+        self._origins: MutableMapping[Tensor, _Origin] = WeakTensorKeyDictionary()
+        self._indices: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
         self._depth = 0
 
     def enter(self, name: str, call: int, module: nn.Module, args: tuple[Any, ...], _: Any) -> None:

@@ -31,16 +31,16 @@ def run_tflite(path: str, inputs: dict[str, Any], module: str) -> list[Any]:
     """Outputs of a TFLite file, on one thread; its inputs come in the order of the arrays."""
     interpreter = import_module(module).Interpreter(model_path=path, num_threads=1)
     details = interpreter.get_input_details()
-    for detail, x in zip(details, inputs.values()):
-        interpreter.resize_tensor_input(detail["index"], x.shape)
+    for k, x in enumerate(inputs.values()):
+        interpreter.resize_tensor_input(details[k]["index"], x.shape)
     interpreter.allocate_tensors()
-    for detail, x in zip(details, inputs.values()):
-        interpreter.set_tensor(detail["index"], x)
+    for k, x in enumerate(inputs.values()):
+        interpreter.set_tensor(details[k]["index"], x)
     interpreter.invoke()
     return [interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()]
 
 
-def permuted(arrays: dict[str, Any], order: tuple[int, ...]) -> dict[str, Any]:
+def permuted(arrays: dict[Any, Any], order: tuple[int, ...]) -> dict[Any, Any]:
     """Images with their axes in this order."""
     return {k: np.ascontiguousarray(x.transpose(order)) if x.ndim == 4 else x for k, x in arrays.items()}
 
@@ -58,17 +58,20 @@ def main() -> int:
     else:
         modules = {"litert": "ai_edge_litert.interpreter", "tflite-runtime": "tflite_runtime.interpreter"}
         found = run_tflite(path, inputs, modules[runtime])
-    outputs = {str(k): y for k, y in enumerate(found)}
+    outputs = dict(enumerate(found))
     outputs = permuted(outputs, (0, 3, 1, 2)) if nhwc else outputs
     failed = len(outputs) != len(reference)
-    for (name, expected), y, limit in zip(reference.items(), outputs.values(), about["limits"]):
-        if expected.shape != y.shape:
-            print(f"{name}: shape {y.shape}, expected {expected.shape}: FAILED")
+    for k, (name, expected) in enumerate(reference.items()):
+        shape = outputs[k].shape if k in outputs else None
+        if shape != expected.shape:
+            print(f"{name}: shape {shape}, expected {expected.shape}: FAILED")
             failed = True
             continue
-        error = np.abs(expected.astype(np.float64) - y).max(initial=0.0)
+        error, limit = np.abs(expected.astype(np.float64) - outputs[k]).max(initial=0.0), about["limits"][k]
         passed = bool(error <= limit)  # not if NaN
-        print(f"{name}: largest difference {error:.3g}, limit {limit:.3g}: {'passed' if passed else 'FAILED'}")
+        print(
+            f"{name}: largest difference {error:.3g}, limit {limit:.3g}: {'passed' if passed else 'FAILED'}"
+        )
         failed = failed or not passed
     return int(failed)
 

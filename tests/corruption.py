@@ -87,9 +87,7 @@ class TfliteFile:
     def change_weight(self, product: int) -> None:
         self.change_constant(self.products[product], 1, np.float32, _changed)
 
-    def change_constant(
-        self, operator: Any, place: int, kind: Any, change: Callable[[Any], Any]
-    ) -> None:
+    def change_constant(self, operator: Any, place: int, kind: Any, change: Callable[[Any], Any]) -> None:
         """Give the operator a constant of its own: others may have the same."""
         tensor = copy.copy(self.graph.tensors[operator.inputs[place]])
         buffer = copy.copy(self.model.buffers[tensor.buffer])

@@ -66,13 +66,18 @@ def test_the_nearest_is_what_comparing_with_all_finds() -> None:
     assert found.max_abs_error == pytest.approx(errors["t1"], rel=1e-12)
     assert found.error == pytest.approx(errors["t1"] / _span(base))
     assert found.reordered == "t7"  # t6 comes later than it in no order that matters
-    assert not found.is_within(TIGHT) and found.is_within(Tolerance(0.1, 0)) and found.is_within(Tolerance(0, 0.1))
+    assert (
+        not found.is_within(TIGHT)
+        and found.is_within(Tolerance(0.1, 0))
+        and found.is_within(Tolerance(0, 0.1))
+    )
 
 
 def test_what_is_shown_later_counts_too() -> None:
     base, found = random(3, 4), Nearest([random(3, 4)], TIGHT)
     found.show(["far"], [base + 1])
-    assert (found.matches[0].tensor, found.matches[0].max_abs_error) == ("far", pytest.approx(1, rel=1e-6))
+    assert found.matches[0].tensor == "far"
+    assert found.matches[0].max_abs_error == pytest.approx(1, rel=1e-6)
     found.show(["here"], [base])
     found.show(["farther"], [base + 2])
     assert found.matches[0] == Match("here", 0, _span(base))
@@ -130,7 +135,9 @@ def test_the_best_of_a_group_counts() -> None:
 
 ROWS = (
     LayerErrors("stem", 0, "Conv2d", None, "agrees", "t0", 0.0, 1e-7),
-    LayerErrors("deep", 1, "KroneckerConv2d", "2x2[r] * 4x4[r]; r=1", "departs", "t1", 2e-7, 0.5, None, 3e-7, 0.2),
+    LayerErrors(
+        "deep", 1, "KroneckerConv2d", "2x2[r] * 4x4[r]; r=1", "departs", "t1", 2e-7, 0.5, None, 3e-7, 0.2
+    ),
     LayerErrors("last", 0, "Linear", None, "follows", None, 0.5, np.inf),
 )
 TOTALS = Totals(0.2, 3e-7, 0.25)
@@ -138,17 +145,23 @@ TOTALS = Totals(0.2, 3e-7, 0.25)
 
 def test_text() -> None:
     report = Attribution("seed 0", ROWS, TOTALS, TIGHT, agrees=False, notes=("a note",))
-    assert str(report).splitlines() == [
-        "errors on 'seed 0'",
-        "layer          type             structure               input  runtime  lowering  approximation",
-        "stem           Conv2d           dense                 0.0e+00  1.0e-07         -              -   agrees",
-        "deep (call 2)  KroneckerConv2d  2x2[r] * 4x4[r]; r=1  2.0e-07  5.0e-01   3.0e-07        2.0e-01  DEPARTS",
-        "last           Linear           dense                 5.0e-01      inf         -              -  follows",
-        "totals: approximation 2.0e-01, lowering 3.0e-07, runtime 2.5e-01",
-        "note: a note",
-        "the artifact departs at layer 'deep (call 2)' (KroneckerConv2d, 2x2[r] * 4x4[r]; r=1): "
-        "5.0e-01 of its range (nearest is 't1'), its input 2.0e-07",
+    first, head, *rows, totals, note, summary = str(report).splitlines()
+    assert (first, note) == ("errors on 'seed 0'", "note: a note")
+    assert head.split() == ["layer", "type", "structure", "input", "runtime", "lowering", "approximation"]
+    assert [" ".join(row.split()) for row in rows] == [
+        "stem Conv2d dense 0.0e+00 1.0e-07 - - agrees",
+        "deep (call 2) KroneckerConv2d 2x2[r] * 4x4[r]; r=1 2.0e-07 5.0e-01 3.0e-07 2.0e-01 DEPARTS",
+        "last Linear dense 5.0e-01 inf - - follows",
     ]
+    assert totals == "totals: approximation 2.0e-01, lowering 3.0e-07, runtime 2.5e-01"
+    assert (
+        summary
+        == report.summary()
+        == (
+            "the artifact departs at layer 'deep (call 2)' (KroneckerConv2d, 2x2[r] * 4x4[r]; r=1): "
+            "5.0e-01 of its range (nearest is 't1'), its input 2.0e-07"
+        )
+    )
     plain = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert plain["departure"] == "deep (call 2)"
     assert [row["runtime"] for row in plain["layers"]] == [1e-7, 0.5, "inf"]

@@ -16,7 +16,8 @@ from tests.samples import Residual, classifier, image
 def holds(recording: Recording, call: int, value: Tensor) -> bool:
     """Whether the group of a call has this value."""
     return any(
-        recording.activations[k].shape == value.shape and np.array_equal(recording.activations[k], value.numpy())
+        recording.activations[k].shape == value.shape
+        and np.array_equal(recording.activations[k], value.numpy())
         for k in recording.calls[call].group
     )
 
@@ -80,7 +81,8 @@ def test_what_was_joined_before_stays_where_it_was() -> None:
         def forward(self, x: Tensor) -> Tensor:
             x = self.a(x) + x
             x = x + self.b(x)
-            return x + self.c(x)
+            y: Tensor = x + self.c(x)
+            return y
 
     model, x = Chain(), torch.randn(2, 3)
     recording = record(model, (x,))
@@ -115,9 +117,9 @@ def test_keyword_inputs_and_a_network_that_is_one_layer() -> None:
     assert [each.name for each in record(Named(), (x,)).calls] == ["layer"]
     [alone] = record(nn.Linear(3, 2), (x,)).calls
     assert (alone.name, alone.group, alone.input) == ("", (0,), None)
-    with pytest.raises(UsageError, match="^the network has no convolution and no linear layer: "):
+    with pytest.raises(UsageError, match=r"^the network has no convolution and no linear layer: "):
         record(nn.ReLU(), (x,))
-    with pytest.raises(UsageError, match="^the network does not accept inputs of shape 4x3: "):
+    with pytest.raises(UsageError, match=r"^the network does not accept inputs of shape 4x3: "):
         record(nn.Conv2d(3, 2, 1), (x,))
 
 
@@ -130,7 +132,7 @@ def test_layers_are_compared_on_the_inputs_of_the_first_network() -> None:
         y, z = model[2](given).double().numpy(), other(given).double().numpy()
     assert key == ("2", 0)
     assert error == pytest.approx(np.abs(y - z).max() / (y.max(initial=0) - y.min(initial=0)))
-    with pytest.raises(UsageError, match="^layer '2' differs between the networks: ValueError: outputs "):
+    with pytest.raises(UsageError, match=r"^layer '2' differs between the networks: ValueError: outputs "):
         compare_layers(model, (x,), {"2": (model[2], nn.Linear(3, 4))})
-    with pytest.raises(UsageError, match="^layer '0' differs between the networks: RuntimeError: "):
+    with pytest.raises(UsageError, match=r"^layer '0' differs between the networks: RuntimeError: "):
         compare_layers(model, (x,), {"0": (model[0], nn.Linear(4, 3))})

@@ -65,12 +65,12 @@ def attribute(
     return Attribution(trial.name, rows, totals, parity.tolerance, parity.passed, notes)
 
 
-def _approximation(
-    original: nn.Module, reference: nn.Module, inputs: Inputs
-) -> dict[tuple[str, int], float]:
+def _approximation(original: nn.Module, reference: nn.Module, inputs: Inputs) -> dict[tuple[str, int], float]:
     own, others = layers(original), layers(reference)
     if missing := sorted(others.keys() - own.keys()):
-        raise UsageError(f"the original network has no layer '{missing[0]}': give the one that was compressed")
+        raise UsageError(
+            f"the original network has no layer '{missing[0]}': give the one that was compressed"
+        )
     return compare_layers(original, inputs, {name: (own[name], each) for name, each in others.items()})
 
 

@@ -7,8 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 
+from edgekron import __version__
 from edgekron.artifact import Array
 from edgekron.attribution import Attribution
 from edgekron.bundle import Bundle, require_folder, write_bundle
@@ -88,8 +91,10 @@ def verify(
             expected, given, tolerance=tolerance, names=names, input_names=[trial.name for trial in trials]
         )
     except ParityError as error:
+        if bundle is None:
+            raise
         write(0, {"passed": False, "summary": str(error)}, [0.0] * len(expected[0]))
-        raise
+        raise ParityError(f"{error}; {bundle} reproduces it") from error
     count = len(expected[0])
     worst = parity.rows.index(parity.worst) // count
     found = None
@@ -124,7 +129,13 @@ def _bundle(
         opened.path,
         opened.data,
         opened.layout,
-        (library.name, library.version()),
+        library.name,
+        {
+            "edgekron": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            library.name: library.version(),
+        },
         dict(zip((info.name for info in infos), trial.inputs, strict=True)),
         _named(opened, expected),
         _named(opened, given),

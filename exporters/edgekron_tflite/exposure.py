@@ -32,7 +32,9 @@ def _computed(model: Any) -> list[int]:
     """Outputs of the operators of the main graph; those of constants alone are constants."""
     graph = model.subgraphs[0]
     constants = {-1}  # an optional input that is not given
-    constants |= {k for k, tensor in enumerate(graph.tensors) if model.buffers[tensor.buffer].data is not None}
+    constants |= {
+        k for k, tensor in enumerate(graph.tensors) if model.buffers[tensor.buffer].data is not None
+    }
     indices = []
     for operator in graph.operators:
         outputs = [int(index) for index in operator.outputs]

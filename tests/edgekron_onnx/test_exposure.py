@@ -31,7 +31,7 @@ def test_every_activation_has_its_value(count: int, tmp_path: Path) -> None:
         dict(zip(evaluator.output_names, evaluator.run(None, {"input": x.numpy()}), strict=True))
         for x in (image(), -image())
     )
-    names = []
+    names: list[str] = []
     for exposed in exporter.expose(exported.data, count):
         onnx.checker.check_model(onnx.load_model_from_string(exposed.data), full_check=True)
         path = tmp_path / "exposed.onnx"
