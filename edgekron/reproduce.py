@@ -2,7 +2,8 @@
 
     python reproduce.py
 
-The standard library, numpy and the runtime are all it needs. Exit code 1 if an output is above its limit.
+The standard library, numpy and the runtime are all it needs. Exit code 1 if an output is above its limit,
+2 if the runtime is missing.
 """
 
 from __future__ import annotations
@@ -77,4 +78,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except ImportError as missing:
+        print(f"{missing}: install what versions.json names", file=sys.stderr)
+        sys.exit(2)

@@ -30,6 +30,7 @@ def attribute(
     opened: Opened,
     reference: nn.Module,
     trial: Trial,
+    expected: Sequence[Array],
     outputs: Sequence[Array],
     parity: ParityReport,
     *,
@@ -39,8 +40,8 @@ def attribute(
 ) -> Attribution:
     """Compare an artifact with its network layer by layer on one input.
 
-    outputs: of the artifact on it, in PyTorch's layout; parity: of all inputs; original: the network
-    before compression, with the same names. Raises UsageError if it has other layers.
+    expected, outputs: of the network and the artifact on it, in PyTorch's layout; parity: of all inputs;
+    original: the network before compression, with the same names. Raises UsageError if it has other layers.
     """
     tensors = tuple(map(torch.from_numpy, trial.inputs))
     progress("attributing", 0, 4)
@@ -55,10 +56,9 @@ def attribute(
     _show(opened, trial, nearest, runtime)
     progress("attributing", 4, 4)
     rows = layer_errors(recording.calls, nearest.matches, parity.tolerance, lowering, approximation)
-    own = _outputs(reference, trial)
-    densified, lowered = (_outputs(each, trial) for each in networks or (reference, reference))
+    densified, lowered = (_outputs(each, trial) for each in networks) if networks else (expected, expected)
     totals = Totals(
-        _worst(_outputs(original, trial), own) if original else None,
+        _worst(_outputs(original, trial), expected) if original else None,
         _worst(densified, lowered) if networks else None,
         _worst(lowered, outputs),
     )
@@ -86,7 +86,10 @@ def _lowered(
         return None, ("lowering unknown: the file was not made by edgekron",)
     texts = {plan.text for layer in opened.manifest.layers.values() for plan in layer.plans}
     try:
-        lowered, _ = lower(reference, inputs, layout=opened.exporter.plan_layout, choose=recorded(texts))
+        exporter = opened.exporter
+        lowered, _ = lower(
+            reference, inputs, layout=exporter.plan_layout, choose=recorded(texts), accept=exporter.accepts
+        )
     except UnsupportedError as error:
         return None, (f"lowering unknown: {error}",)
     return (lower(reference, inputs, layout="nchw", choose=dense)[0], lowered), ()

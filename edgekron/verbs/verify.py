@@ -103,6 +103,7 @@ def verify(
             opened,
             reference,
             trials[worst],
+            expected[worst],
             given[worst],
             parity,
             original=original,
