@@ -1,21 +1,23 @@
-# make demo | test | slow | check: each works on a machine that has only Python >= 3.11, make and git.
+# make demo | test | parity | check: each works on a machine that has only Python >= 3.11, make and git.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+RUNTIMES ?= onnxruntime,litert
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test slow check clean
+.PHONY: demo test parity check clean
 
 demo: $(VENV)/.all
 	$(BIN)/edgekron demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest edgekron tests runtime_tests
+	$(BIN)/python -m pytest edgekron tests runtime_tests --runtimes $(RUNTIMES)
 
-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest runtime_tests --slow
+# The whole matrix: hours, resumed where it stopped; ends in build/parity/report.html.
+parity: $(VENV)/.dev
+	$(BIN)/python -m pytest runtime_tests --full --runtimes $(RUNTIMES) -n auto --dist loadgroup -o console_output_style=count
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

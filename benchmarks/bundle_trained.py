@@ -21,10 +21,26 @@ from edgekron.compression import compressed_layer
 from edgekron.decomposition import Factors
 from edgekron.network import replace_module
 from edgekron.networks import resnet18_cifar, resnet20
+from edgekron.networks.resnet import ResNet
 from edgekron.structure import Structure
 
 DATA = Path(__file__).with_name("data")
 COMMON = {"dataset": "CIFAR-10", "mean": list(MEAN), "std": list(STD), "scale": "pixels / 255, RGB"}
+
+
+def kronecker_resnet18(path: Path) -> ResNet:
+    """The compressed network of a file that names two factors `layer.A`, `layer.B` (R, shape..) a layer."""
+    tensors = torch.load(path, weights_only=True)
+    network = resnet18_cifar()
+    for name in [key.removesuffix(".A") for key in tensors if key.endswith(".A")]:
+        a, b = tensors.pop(f"{name}.A"), tensors.pop(f"{name}.B")
+        factors = Factors(Structure.gkpd(a.shape[1:], b.shape[1:], len(a)), (a, b))
+        dense = network.get_submodule(name)
+        replace_module(network, dense, compressed_layer(dense, factors))
+        for k, values in enumerate(factors.tensors):
+            tensors[f"{name}.factors.{k}"] = values
+    network.load_state_dict(tensors)
+    return network.eval()
 
 
 def main() -> None:
@@ -47,19 +63,9 @@ def main() -> None:
         force=True,
     )
 
-    tensors = torch.load(assets / "trained" / "kron_resnet18_23x_cifar10.pt", weights_only=True)
-    network = resnet18_cifar()
-    layers = [key.removesuffix(".A") for key in tensors if key.endswith(".A")]
-    for name in layers:
-        a, b = tensors.pop(f"{name}.A"), tensors.pop(f"{name}.B")
-        factors = Factors(Structure.gkpd(a.shape[1:], b.shape[1:], len(a)), (a, b))
-        dense = network.get_submodule(name)
-        replace_module(network, dense, compressed_layer(dense, factors))
-        for k, values in enumerate(factors.tensors):
-            tensors[f"{name}.factors.{k}"] = values
-    network.load_state_dict(tensors)
+    network = kronecker_resnet18(assets / "trained" / "kron_resnet18_23x_cifar10.pt")
     save(
-        network.eval(),
+        network,
         bundled.RESNET18_KRONECKER,
         example_inputs=example,
         factory="edgekron.networks:resnet18_cifar",

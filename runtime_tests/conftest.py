@@ -1,25 +1,85 @@
-"""Options of the tests on real runtimes."""
+"""Options of the tests on real runtimes; which runtimes and which cases a run has."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
 
+from edgekron import plugins
+from edgekron.errors import EdgekronError
+from edgekron.runtime import Runtime
+from runtime_tests.matrix import FULL, QUICK, Case
+from runtime_tests.record import ROOT, Record
+from runtime_tests.report import write
+
 torch.set_num_threads(1)
+_CASES = pytest.StashKey[Sequence[Case]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--slow", action="store_true", help="also run the ImageNet-sized networks (minutes)")
+    parser.addoption(
+        "--runtimes", help="comma separated: onnxruntime,litert,tflite-runtime:2.14.0,..; required"
+    )
+    parser.addoption("--full", action="store_true", help="the whole matrix (hours), resumed where it stopped")
+    parser.addoption("--network", action="append", help="only these networks of the matrix")
+    parser.addoption(
+        "--report", type=Path, default=ROOT / "build" / "parity", help="folder of the record and the reports"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: an ImageNet-sized network, minutes; runs with --slow only")
+    """Every runtime that is named must be there: none is skipped."""
+    if not config.option.runtimes:
+        raise pytest.UsageError("name what to test on: --runtimes onnxruntime,litert")
+    config.option.runtimes = config.option.runtimes.split(",")
+    for name in config.option.runtimes:
+        try:
+            plugins.runtime(name).version()
+        except EdgekronError as error:
+            raise pytest.UsageError(f"--runtimes {name}: {error}") from None
+    cases = FULL if config.option.full else QUICK
+    config.stash[_CASES] = tuple(
+        case for case in cases if not config.option.network or case.network in config.option.network
+    )
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--slow"):
+@pytest.fixture(scope="session")
+def runtimes(pytestconfig: pytest.Config) -> dict[str, Runtime]:
+    """The runtimes of this run by name."""
+    return {name: plugins.runtime(name) for name in pytestconfig.option.runtimes}
+
+
+@pytest.fixture(scope="session")
+def record(pytestconfig: pytest.Config) -> Record:
+    """Where the cells are written."""
+    return Record(pytestconfig.option.report)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test for each artifact; cases of one compressed network stay in one process."""
+    if "case" not in metafunc.fixturenames:
         return
-    skip = pytest.mark.skip(reason="takes minutes: run it with --slow (make slow)")
-    for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(skip)
+    config = metafunc.config
+    cases, names = config.stash[_CASES], config.option.runtimes
+    if config.option.full:
+        record = Record(config.option.report)
+        passed = {
+            (case, format)
+            for format in ("onnx", "tflite")
+            for case in record.passed([n for n in names if format in plugins.runtime(n).formats])
+        }
+        cases = tuple(case for case in cases if (str(case), case.format) not in passed)
+    marked = [pytest.param(case, id=str(case), marks=pytest.mark.xdist_group(case.group)) for case in cases]
+    metafunc.parametrize("case", marked)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Write the reports from all that was found, in this run and in those it resumed."""
+    folder = config.option.report
+    if rows := Record(folder).rows():
+        terminalreporter.write_line(
+            f"parity: {write(rows, config.stash[_CASES], folder)}: {folder / 'report.html'}"
+        )

@@ -1,0 +1,43 @@
+"""Matrix: the cases of the suite, network x structure x format x precision x batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+from runtime_tests.networks import NETWORKS
+from runtime_tests.structures import PATTERNS
+
+STRUCTURES = ("dense", *PATTERNS)
+FORMATS = ("onnx", "tflite")
+PRECISIONS = ("fp32",)
+BATCHES = ("1", "4", "dynamic")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One artifact."""
+
+    network: str
+    structure: str
+    format: str
+    precision: str
+    batch: str
+
+    def __str__(self) -> str:
+        return "-".join((self.network, self.structure, self.format, self.precision, self.batch))
+
+    @property
+    def group(self) -> str:
+        """Cases of one compressed network, which is made once for them all."""
+        return f"{self.network}-{self.structure}"
+
+
+FULL = tuple(Case(*each) for each in product(NETWORKS, STRUCTURES, FORMATS, PRECISIONS, BATCHES))
+_QUICK_NETWORKS = {"resnet20": STRUCTURES, "fsrcnn": ("dense", "gkpd"), "vdsr": ("sekron",)}
+QUICK = tuple(
+    case
+    for case in FULL
+    if case.structure in _QUICK_NETWORKS.get(case.network, ())
+    and (case.batch == "1" or (case.network == "resnet20" and case.structure in ("dense", "sekron")))
+)

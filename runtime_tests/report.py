@@ -1,0 +1,89 @@
+"""Report: the rows of a run as report.json and as one page, report.html."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from html import escape
+from pathlib import Path
+
+from edgekron import __version__
+from edgekron.host import machine
+from runtime_tests.matrix import Case
+from runtime_tests.record import Row, fingerprint
+
+_STYLE = """
+body { font: 14px/1.4 system-ui, sans-serif; margin: 2em; color: #222 }
+table { border-collapse: collapse; margin: 1em 0 2em }
+th, td { border: 1px solid #ccc; padding: .25em .6em; text-align: right; font-variant-numeric: tabular-nums }
+th { background: #f4f4f4 } th.name, td.name { text-align: left }
+.passed { background: #e6f4e6 } .failed { background: #f8d7d7; font-weight: bold }
+.none { color: #999; text-align: center }
+li { margin-bottom: .3em }
+"""
+
+
+def write(rows: Sequence[Row], cases: Sequence[Case], folder: Path) -> str:
+    """Write both files; the summary in one line. cases: all that were asked for."""
+    folder.mkdir(parents=True, exist_ok=True)
+    known = {str(case): case for case in cases}
+    rows = [row for row in rows if row.case in known]
+    done = {row.case for row in rows}
+    failed = [row for row in rows if not row.passed]
+    summary = (
+        f"{len(rows) - len(failed)} of {len(rows)} cells passed; "
+        f"{len(done)} of {len(cases)} artifacts were made"
+    )
+    facts = {"edgekron": __version__, "fingerprint": fingerprint(), **machine()}
+    data = {"machine": facts, "summary": summary, "cells": [asdict(row) for row in rows]}
+    (folder / "report.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
+    page = [f"<!doctype html><meta charset=utf-8><title>edgekron parity</title><style>{_STYLE}</style>"]
+    page += [f"<h1>Parity</h1><p>{escape(summary)}.", "<p>", escape(", ".join(map(str, facts.values())))]
+    page += [
+        "<p>Each cell is the largest error of the artifact against PyTorch, as a part of the range of the "
+        "output; 1e-5 is allowed in fp32."
+    ]
+    if failed:
+        reasons = (f"<li><b>{escape(r.case)}</b> on {escape(r.runtime)}: {escape(why(r))}" for r in failed)
+        page += ["<h2>Failed</h2><ul>", *reasons, "</ul>"]
+    page += [_networks(rows, known)]
+    (folder / "report.html").write_text("\n".join(page), encoding="utf-8")
+    return summary
+
+
+def why(row: Row) -> str:
+    """What failed, in a sentence."""
+    if row.error:
+        return row.error
+    return "; ".join(row.complaints) or f"parity {row.parity:.1e} of the range"
+
+
+def _networks(rows: Sequence[Row], known: dict[str, Case]) -> str:
+    """A table for each network: a line for each structure, a column for each format, batch and runtime."""
+    parts = []
+    for network in dict.fromkeys(known[row.case].network for row in rows):
+        own = [(known[row.case], row) for row in rows if known[row.case].network == network]
+        columns = sorted({(case.format, row.runtime, case.batch) for case, row in own})
+        head = "".join(f"<th>{c[1]}<br>{c[0]}, batch {c[2]}" for c in columns)
+        weights = "trained" if own[0][1].trained else "random"
+        parts += [f"<h2>{network}</h2><p>{weights} weights<table><tr><th class=name>structure"]
+        parts += [f"<th>approximation<th>lowering{head}"]
+        for structure in dict.fromkeys(case.structure for case, _ in own):
+            same = [(case, row) for case, row in own if case.structure == structure]
+            line = {(case.format, row.runtime, case.batch): row for case, row in same}
+            parts += [f"<tr><td class=name>{structure}"]
+            for name in ("approximation", "lowering"):
+                values = [value for _, row in same if (value := getattr(row, name)) is not None]
+                parts += [f"<td>{max(values):.1e}" if values else "<td class=none>-"]
+            parts += [_cell(line.get(column)) for column in columns]
+        parts += ["</table>"]
+    return "".join(parts)
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return "<td class=none>-"
+    text = "error" if row.error or row.parity is None else f"{row.parity:.1e}"
+    kind, note = ("passed", row.version) if row.passed else ("failed", why(row))
+    return f'<td class="{kind}" title="{escape(note)}">{text}'
