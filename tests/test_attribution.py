@@ -73,6 +73,15 @@ def test_the_nearest_is_what_comparing_with_all_finds() -> None:
     )
 
 
+def test_what_looks_nearer_than_it_is_hides_nothing() -> None:
+    base = random(4, 5)
+    turned, shifted = base[::-1], base + 1
+    assert np.abs(base - turned).max() > 2
+    for tensors in ((turned, shifted), (shifted, turned)):
+        found = nearest(base, *tensors)
+        assert found.max_abs_error == pytest.approx(1, rel=1e-6)
+
+
 def test_what_is_shown_later_counts_too() -> None:
     base, found = random(3, 4), Nearest([random(3, 4)], TIGHT)
     found.show(["far"], [base + 1])
@@ -125,11 +134,12 @@ def test_verdicts() -> None:
 
 def test_the_best_of_a_group_counts() -> None:
     calls = [LayerCall("a", 0, "Conv2d", "2x2", (0, 2), None, frozenset()), call("b", 0)]
-    calls[1] = replace(calls[1], group=(1,), input=2)
+    calls[1] = replace(calls[1], group=(1, 3), input=2)
     matches = [Match("x", 5.0, 10.0), Match("y", 3.0, 10.0, "z"), Match("w", 2e-6, 2.0)]
+    matches.append(Match("v", 4.0, 100.0))
     first, second = layer_errors(calls, matches, TIGHT, {("a", 0): 1e-7}, {("b", 0): 0.5})
     assert (first.status, first.tensor, first.runtime, first.lowering) == ("agrees", "w", 1e-6, 1e-7)
-    assert (second.status, second.tensor, second.runtime, second.input) == ("departs", "y", 0.3, 1e-6)
+    assert (second.status, second.tensor, second.runtime, second.input) == ("departs", "v", 0.04, 1e-6)
     assert (second.reordered, second.approximation, second.lowering) == ("z", 0.5, None)
 
 

@@ -14,7 +14,6 @@ import pytest
 from torch import nn
 
 import edgekron
-from edgekron import bundle as module
 from edgekron.bundle import Bundle, write_bundle
 from edgekron.errors import ParityError, UsageError
 from edgekron.verbs.export import export
@@ -161,12 +160,22 @@ def test_a_failure_leaves_what_was_there(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "_write_npz", full)
-    with pytest.raises(UsageError) as error:
-        write_bundle(folder, replace(made, layout="nhwc"), force=True)
-    assert str(error.value) == f"cannot write {folder}: No space left on device"
-    assert {each.name: each.read_bytes() for each in folder.iterdir()} == before
-    assert os.listdir(tmp_path) == ["report"]
+    def full_at_the_end(source: Path, target: Path) -> None:
+        if source.suffix == ".tmp":
+            full()
+        source.rename(target)
+
+    for where, what in (
+        ("edgekron.bundle._write_npz", full),
+        ("edgekron.bundle.os.replace", full_at_the_end),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(where, what)
+            with pytest.raises(UsageError) as error:
+                write_bundle(folder, replace(made, layout="nhwc"), force=True)
+        assert str(error.value) == f"cannot write {folder}: No space left on device"
+        assert {each.name: each.read_bytes() for each in folder.iterdir()} == before
+        assert os.listdir(tmp_path) == ["report"]
 
 
 def test_the_folder_is_checked_before_the_work(artifacts: dict[str, Path], tmp_path: Path) -> None:

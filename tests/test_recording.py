@@ -44,6 +44,9 @@ def test_a_layer_and_what_follows_until_the_next() -> None:
     given = recording.calls[1].input
     assert given is not None
     np.testing.assert_array_equal(recording.activations[given], model[:3](image()).numpy())
+    given = recording.calls[3].input  # a view of what the pool gave
+    assert given is not None
+    np.testing.assert_array_equal(recording.activations[given].reshape(1, 8), model[:10](image()).numpy())
 
 
 @torch.no_grad()
@@ -91,6 +94,41 @@ def test_what_was_joined_before_stays_where_it_was() -> None:
     three = two + model.c(two)
     for value, owners in ((one, {0}), (two, {0, 1}), (three, {2})):
         assert {k for k in range(3) if holds(recording, k, value)} == owners
+
+
+@torch.no_grad()
+def test_what_is_no_layers_any_more_is_nobodys_input() -> None:
+    class Sums(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c, self.d = (nn.Linear(3, 3) for _ in range(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            one = self.a(x) + self.b(x)
+            one += self.c(x) + self.a(x)
+            y: Tensor = self.d(one)
+            return y
+
+    recording = record(Sums(), (torch.randn(2, 3),))
+    last = recording.calls[-1]
+    assert (last.name, last.input, sorted(last.after)) == ("d", None, [0, 1, 2, 3])
+
+
+def test_layers_inside_a_layer_are_its_own_business() -> None:
+    class Gated(nn.Conv2d):
+        def __init__(self) -> None:
+            super().__init__(3, 3, 1)
+            self.gate = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * torch.sigmoid(self.gate(x))
+
+    model = nn.Sequential(Gated(), nn.ReLU())
+    recording = record(model, (image(),))
+    assert [each.name for each in recording.calls] == ["0"]
+    assert len(recording.activations) == 2
+    with torch.no_grad():
+        assert holds(recording, 0, model[0](image())) and holds(recording, 0, model(image()))
 
 
 def test_values_are_copies_and_the_network_is_as_before() -> None:
