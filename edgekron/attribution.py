@@ -22,7 +22,7 @@ from edgekron.wording import printable
 
 Status = Literal["agrees", "unseen", "departs", "follows"]
 LONGEST = 48
-"""Characters of a structure in the table."""
+"""Characters of a structure or a tensor's name in a text."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,9 @@ class Nearest:
     def show(self, names: Sequence[str], tensors: Sequence[Array]) -> None:
         """Compare with these tensors of an artifact."""
         shown = [
-            (name, tensor.reshape(-1), _marks(tensor)) for name, tensor in zip(names, tensors, strict=True)
+            (name, tensor.reshape(-1), _marks(tensor))
+            for name, tensor in zip(names, tensors, strict=True)
+            if tensor.size
         ]
         for k, activation in enumerate(self._activations):
             near = [
@@ -173,18 +175,22 @@ class Attribution:
         """Name the layer in one line."""
         first = self.departure
         if first is None:
-            worst = max((each.runtime for each in self.layers if each.status == "agrees"), default=0.0)
-            if self.agrees:
-                return f"every layer agrees ({len(self.layers)} executions; worst {worst:.1e} of its range)"
-            return "every layer agrees, the outputs do not: what departs stands behind the last layer"
-        near = f"nearest is '{printable(first.tensor)}'" if first.tensor else "nothing has its size"
+            if not self.agrees:
+                return "every layer agrees, the outputs do not: what departs stands behind the last layer"
+            seen = [each.runtime for each in self.layers if each.status == "agrees"]
+            unseen = (
+                f", {len(self.layers) - len(seen)} of them unseen" if len(seen) < len(self.layers) else ""
+            )
+            worst = f"worst {max(seen, default=0.0):.1e} of its range"
+            return f"every layer agrees ({len(self.layers)} executions{unseen}; {worst})"
+        near = f"nearest is '{_end(first.tensor)}'" if first.tensor else "nothing has its size"
         text = (
             f"the artifact departs at layer '{first.name}' ({first.kind}, {first.structure or 'dense'}): "
             f"{first.runtime:.1e} of its range ({near}), its input {first.input:.1e}"
         )
         if first.reordered:
             text += (
-                f"; its numbers are there in another order ('{printable(first.reordered)}'): a transpose is "
+                f"; its numbers are there in another order ('{_end(first.reordered)}'): a transpose is "
                 "wrong, or is one with a transpose of the next layer, which departs then"
             )
         if first.input > max(self.tolerance.rtol, Tolerance.rtol):
@@ -284,6 +290,11 @@ def _cells(row: LayerErrors) -> tuple[str, ...]:
     errors = (row.input, row.runtime, row.lowering, row.approximation)
     status = row.status.upper() if row.status == "departs" else row.status
     return (row.name, row.kind, structure, *map(_figure, errors), status)
+
+
+def _end(name: str) -> str:
+    """What tells converters' names apart."""
+    return printable(name if len(name) <= LONGEST else f"..{name[-LONGEST:]}")
 
 
 def _figure(error: float | None) -> str:

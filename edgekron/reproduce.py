@@ -24,6 +24,7 @@ def run_onnx(path: str, inputs: dict[str, Any]) -> list[Any]:
     library = import_module("onnxruntime")
     options = library.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
     session = library.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return list(session.run(None, inputs))
 

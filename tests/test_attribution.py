@@ -102,6 +102,7 @@ def test_nothing_of_the_size_nan_zeros_and_half_precision() -> None:
     zeros = np.zeros((3, 4), np.float32)
     assert nearest(zeros, zeros).is_within(TIGHT)
     assert nearest(zeros, zeros + 1e-9).error == np.inf
+    assert nearest(base, np.zeros((0, 3), np.float32), base).tensor == "t1"
     half = nearest(base, base.astype(np.float16))
     assert 0 < half.error < 1e-3 and half.is_within(Tolerance(0, 1e-3))
 
@@ -181,6 +182,12 @@ def test_text() -> None:
 def test_summaries() -> None:
     whole = Attribution("x", ROWS[:1], TOTALS, TIGHT, agrees=True)
     assert whole.summary() == "every layer agrees (1 executions; worst 1.0e-07 of its range)"
+    unseen = replace(whole, layers=(ROWS[0], replace(ROWS[1], status="unseen")))
+    assert unseen.summary() == (
+        "every layer agrees (2 executions, 1 of them unseen; worst 1.0e-07 of its range)"
+    )
+    long = replace(ROWS[1], tensor="x" * 50 + "end")
+    assert f"(nearest is '..{'x' * 45}end')" in replace(whole, layers=(long,)).summary()
     assert replace(whole, agrees=False).summary() == (
         "every layer agrees, the outputs do not: what departs stands behind the last layer"
     )

@@ -19,8 +19,8 @@ from edgekron.errors import ParityError, UsageError
 from edgekron.parity import ParityReport, Tolerance, compare
 from edgekron.progress import Progress, silent
 from edgekron.verbs.attribute import attribute
-from edgekron.verbs.open import Opened, open_artifact
-from edgekron.verbs.trials import Trial, file_trial, reference_outputs, seeded_trials, session_outputs
+from edgekron.verbs.open import open_artifact
+from edgekron.verbs.trials import file_trial, reference_outputs, seeded_trials, session_outputs
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,20 @@ def verify(
 
     def write(worst: int, report: dict[str, Any], limits: Sequence[float]) -> None:
         if bundle is not None:
-            made = _bundle(opened, runtime, trials[worst], expected[worst], given[worst], report, limits)
+            library = opened.runtime(runtime)
+            versions = {"edgekron": __version__, "torch": torch.__version__, "numpy": np.__version__}
+            made = Bundle(
+                opened.path,
+                opened.data,
+                opened.layout,
+                library.name,
+                versions | {library.name: library.version()},
+                dict(zip((info.name for info in infos), trials[worst].inputs, strict=True)),
+                _named(names, expected[worst]),
+                _named(names, given[worst]),
+                tuple(limits),
+                report,
+            )
             write_bundle(Path(bundle), made, force=force)
 
     try:
@@ -115,38 +128,7 @@ def verify(
     return replace(report, bundle=None if bundle is None else Path(bundle))
 
 
-def _bundle(
-    opened: Opened,
-    runtime: str | None,
-    trial: Trial,
-    expected: Sequence[Array],
-    given: Sequence[Array],
-    report: dict[str, Any],
-    limits: Sequence[float],
-) -> Bundle:
-    library = opened.runtime(runtime)
-    infos = opened.inputs(opened.session(runtime))
-    return Bundle(
-        opened.path,
-        opened.data,
-        opened.layout,
-        library.name,
-        {
-            "edgekron": __version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            library.name: library.version(),
-        },
-        dict(zip((info.name for info in infos), trial.inputs, strict=True)),
-        _named(opened, expected),
-        _named(opened, given),
-        tuple(limits),
-        report,
-    )
-
-
-def _named(opened: Opened, outputs: Sequence[Array]) -> dict[str, Array]:
-    names = opened.manifest.outputs if opened.manifest else ()
-    if len(names) != len(outputs):
-        names = tuple(map(str, range(len(outputs))))
+def _named(names: Sequence[str] | None, outputs: Sequence[Array]) -> dict[str, Array]:
+    if names is None or len(names) != len(outputs):
+        names = [str(k) for k in range(len(outputs))]
     return dict(zip(names, outputs, strict=True))
