@@ -1,23 +1,32 @@
 # make demo | test | parity | check: each works on a machine that has only Python >= 3.11, make and git.
+# make runtimes: old runtimes in environments of their own, below .runtimes; it needs Python 3.9 to 3.11.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-RUNTIMES ?= onnxruntime,litert
+ON ?= onnxruntime,litert
+ALL := onnxruntime,onnxruntime:1.15.0,litert,tflite-runtime:2.14.0
+JOBS ?= 2
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-export ORT_DISABLE_TELEMETRY := 1
+OLD_PYTHON ?= $(firstword $(foreach each,python3.11 python3.10 python3.9 python3,$(shell \
+	$(each) -c 'import sys; assert (3, 9) <= sys.version_info < (3, 12)' 2>/dev/null && echo $(each))))
+ENVIRONMENTS := $(patsubst runtime_tests/environments/%.txt,.runtimes/%/.made,$(wildcard runtime_tests/environments/*.txt))
 
-.PHONY: demo test parity check clean
+export ORT_DISABLE_TELEMETRY := 1
+export EDGEKRON_RUNTIMES ?= $(CURDIR)/.runtimes
+
+.PHONY: demo test parity check runtimes clean
 
 demo: $(VENV)/.all
 	$(BIN)/edgekron demo
 
+# ON: the runtimes; make test ON=$(ALL) after make runtimes.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest edgekron tests runtime_tests --runtimes $(RUNTIMES)
+	$(BIN)/python -m pytest edgekron tests runtime_tests --runtimes $(ON) -n $(JOBS) --dist loadgroup
 
 # The whole matrix: hours, resumed where it stopped; ends in build/parity/report.html.
-parity: $(VENV)/.dev
-	$(BIN)/python -m pytest runtime_tests --full --runtimes $(RUNTIMES) -n auto --dist loadgroup -o console_output_style=count
+parity: $(VENV)/.dev runtimes
+	$(BIN)/python -m pytest runtime_tests --full --runtimes $(ALL) -n $(JOBS) --dist loadgroup -o console_output_style=count
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -25,8 +34,16 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+runtimes: $(ENVIRONMENTS)
+
+.runtimes/%/.made: runtime_tests/environments/%.txt
+	@test -n "$(OLD_PYTHON)" || { echo "$*: found no Python 3.9 to 3.11: make runtimes OLD_PYTHON=/path/to/python"; exit 1; }
+	$(OLD_PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --disable-pip-version-check -q --no-deps --only-binary :all: -r $<
+	touch $@
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) .runtimes .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 
 $(VENV)/.python:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "edgekron needs Python 3.11 or newer"'

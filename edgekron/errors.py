@@ -39,6 +39,12 @@ class ParityError(EdgekronError):
     exit_code = 4
 
 
+class UnavailableError(EdgekronError):
+    """What should execute a file died, hung, or does not answer."""
+
+    exit_code = 6
+
+
 class UnsafeFileError(EdgekronError):
     """A file that would execute code when loaded."""
 

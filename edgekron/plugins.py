@@ -8,6 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import cast
 
+from edgekron import environments
 from edgekron.errors import MissingExtraError, UsageError
 from edgekron.exporter import Exporter
 from edgekron.quiet import quiet
@@ -27,7 +28,12 @@ def exporter(name: str) -> Exporter:
 
 
 def runtime(name: str) -> Runtime:
-    """A runtime by name; UsageError if unknown, MissingExtraError if not installed."""
+    """A runtime by name; UsageError if unknown, MissingExtraError if not installed.
+
+    NAME:VERSION, for instance 'onnxruntime:1.15.0', lives in an environment of its own.
+    """
+    if ":" in name or name in environments.VERSIONS:
+        return environments.EnvironmentRuntime(environments.Environment.parse(name))
     return cast(Runtime, _load("runtimes", "runtime", name)())
 
 
@@ -58,9 +64,8 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 def _load(group: str, what: str, name: str) -> type:
     found: dict[str, EntryPoint] = {e.name: e for e in entry_points(group=f"edgekron.{group}")}
     if name not in found:
-        raise UsageError(
-            f"unknown {what} '{name}': known are {', '.join(sorted(found))}.{suggestion(name, found)}"
-        )
+        known = sorted({*found, *environments.VERSIONS} if group == "runtimes" else found)
+        raise UsageError(f"unknown {what} '{name}': known are {', '.join(known)}.{suggestion(name, known)}")
     try:
         with quiet():
             return cast(type, found[name].load())

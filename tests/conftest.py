@@ -1,5 +1,5 @@
 """What all tests share: one torch thread; the same hypothesis examples each time, without time limit; a
-cache of timings of their own.
+cache of timings of their own, and no environments.
 
 EDGEKRON_CASES, the number of generated decompositions, draws new ones.
 """
@@ -19,5 +19,7 @@ settings.load_profile("edgekron")
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test finds an empty cache; it is made on first use."""
-    monkeypatch.setenv("EDGEKRON_CACHE", str(tmp_path_factory.getbasetemp() / "caches" / os.urandom(8).hex()))
+    """Each test finds an empty cache and an empty root of environments; both are made on first use."""
+    own = tmp_path_factory.getbasetemp() / "caches" / os.urandom(8).hex()
+    monkeypatch.setenv("EDGEKRON_CACHE", str(own))
+    monkeypatch.setenv("EDGEKRON_RUNTIMES", str(own / "runtimes"))

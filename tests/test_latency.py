@@ -228,6 +228,23 @@ def test_garbage_collection_is_off_while_timing_and_comes_back() -> None:
     assert gc.isenabled()
 
 
+def test_a_candidate_elsewhere_is_timed_by_its_own_clock() -> None:
+    clock = FakeTime()
+    here = clock.candidate("here", repeat(3 * MS))
+
+    class Elsewhere:
+        def __call__(self) -> None:
+            clock.now += 50 * MS  # the way there and back
+
+        def nanoseconds(self, calls: int) -> int:
+            self()
+            return calls * 2 * MS
+
+    report = measure({"here": here, "there": Elsewhere()}, clock=clock, seconds=0)
+    assert (report["here"].median, report["there"].median) == (3.0, 2.0)
+    assert report["there"].speedup == SpeedUp(1.5, 1.5, 1.5)
+
+
 def test_the_real_clock_is_the_default() -> None:
     report = measure({"a": lambda: None, "b": lambda: sum(range(100))}, seconds=0, min_rounds=3)
     assert report.rounds == 3

@@ -45,6 +45,15 @@ def test_unknown_formats(name: str, message: str) -> None:
     assert str(error.value) == message
 
 
+def test_an_unknown_runtime() -> None:
+    with pytest.raises(UsageError) as error:
+        plugins.runtime("tflite_runtime")
+    assert str(error.value) == (
+        "unknown runtime 'tflite_runtime': known are litert, onnxruntime, tflite-runtime. "
+        "Did you mean 'tflite-runtime'?"
+    )
+
+
 def test_suffixes() -> None:
     assert plugins.format_of(Path("a/b.c.onnx")) == "onnx"
     for path in ("model", "model.pt", "onnx", ".onnx", "m.ONNX"):

@@ -52,7 +52,14 @@ Inputs = Annotated[
 ]
 Atol = Annotated[float, typer.Option(help="Absolute part of the tolerance, in units of the output.")]
 Rtol = Annotated[float, typer.Option(help="Relative part of the tolerance, of the output's range.")]
-Runtime = Annotated[str | None, typer.Option(help="onnxruntime or litert. Default: the format's own.")]
+Runtime = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME[:VERSION]",
+        help="onnxruntime, litert or tflite-runtime; with a version, for instance onnxruntime:1.15.0, "
+        "in an environment of its own (see doctor). Default: the format's own.",
+    ),
+]
 
 
 def read_model(

@@ -8,10 +8,11 @@ from pathlib import Path
 from edgekron.artifact import Array, to_layout
 from edgekron.errors import UsageError
 from edgekron.host import pinned
-from edgekron.latency import LatencyReport, measure
+from edgekron.latency import Candidate, LatencyReport, measure
 from edgekron.runtime import Session
 from edgekron.verbs.open import open_artifact
 from edgekron.verbs.trials import seeded_trials
+from edgekron.worker_session import WorkerSession
 
 
 def bench(
@@ -45,8 +46,10 @@ def bench(
         )
 
 
-def _runner(name: str, runtime: str | None, threads: int) -> Callable[[], object]:
+def _runner(name: str, runtime: str | None, threads: int) -> Candidate:
     opened = open_artifact(name)
     session: Session = opened.session(runtime, threads)
     inputs: list[Array] = to_layout(seeded_trials(opened.inputs(session), 1)[0].inputs, opened.layout)
+    if isinstance(session, WorkerSession):
+        return session.clocked(inputs)
     return lambda: session.run(inputs)

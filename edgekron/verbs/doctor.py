@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from edgekron import __version__, plugins
-from edgekron.errors import MissingExtraError
+from edgekron import __version__, environments, plugins
+from edgekron.errors import EdgekronError, MissingExtraError
 from edgekron.host import machine
 from edgekron.table import table
 from edgekron.wording import one_line
@@ -29,11 +30,12 @@ PACKAGES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing examined; repair is the line that mends it, empty if nothing is wrong."""
+    """One thing examined; repair is the line that mends it, empty if nothing is wrong; note: in its place."""
 
     what: str
     found: str
     repair: str = ""
+    note: str = "ok"
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class DoctorReport:
         return not any(finding.repair for finding in self.findings)
 
     def __str__(self) -> str:
-        rows = [[f.what, f.found, f.repair or "ok"] for f in self.findings]
+        rows = [[f.what, f.found, f.repair or f.note] for f in self.findings]
         facts = ", ".join(str(value) for value in self.machine.values())
         return f"edgekron {__version__} on {facts}\n\n{table(['what', 'found', 'repair'], rows, left=3)}"
 
@@ -59,7 +61,7 @@ class DoctorReport:
 
 
 def doctor() -> DoctorReport:
-    """Examine packages, then load every format and every runtime."""
+    """Examine packages, then load every format and every runtime, here and in environments of their own."""
     findings = []
     for package, repair in PACKAGES.items():
         try:
@@ -70,7 +72,20 @@ def doctor() -> DoctorReport:
         findings.append(_loads(f"format {name}", lambda name=name: plugins.exporter(name).suffix))
     for name in plugins.names("runtimes"):
         findings.append(_loads(f"runtime {name}", lambda name=name: plugins.runtime(name).version()))
-    return DoctorReport(machine(), tuple(findings))
+    return DoctorReport(machine(), (*findings, *_environments()))
+
+
+def _environments() -> Iterator[Finding]:
+    """Those that exist, and how to make those that are known."""
+    made = environments.found()
+    for each in made:
+        try:
+            yield Finding(f"runtime {each.name}", each.about())
+        except EdgekronError as error:
+            yield Finding(f"runtime {each.name}", one_line(error), " && ".join(each.recipe(afresh=True)))
+    for name in environments.KNOWN:
+        if (each := environments.Environment.parse(name)) not in made:
+            yield Finding(f"runtime {name}", "not made", note=f"if wanted: {' && '.join(each.recipe())}")
 
 
 def _loads(what: str, examine: Any) -> Finding:

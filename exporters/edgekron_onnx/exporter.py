@@ -27,7 +27,7 @@ from edgekron_onnx.nodes import layer_model, random_weights
 from edgekron_onnx.operators import operators
 
 DEFAULT_OPSET = 18
-"""With IR 8, what onnxruntime 1.14 and newer load."""
+"""With IR 8, what onnxruntime 1.14.0 and newer load (run there, on 1.15.0 and 1.31.1; 1.13.1 refuses it)."""
 OLDEST_OPSET = 18
 """The oldest that torch.onnx's translations are written for."""
 NEWEST_OPSET = 23

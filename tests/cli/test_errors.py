@@ -154,7 +154,7 @@ CASES: dict[str, tuple[tuple[object, ...], int, str]] = {
     "unknown runtime": (
         ("verify", "a.tflite", "--reference", "good.pt", "--runtime", "litret"),
         2,
-        "unknown runtime 'litret': known are litert, onnxruntime. Did you mean 'litert'?",
+        "unknown runtime 'litret': known are litert, onnxruntime, tflite-runtime. Did you mean 'litert'?",
     ),
     # budgets
     "ratio out of reach": (

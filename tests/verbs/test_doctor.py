@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from edgekron import plugins
+from edgekron import environments, plugins
 from edgekron.errors import MissingExtraError
 from edgekron.verbs.doctor import PACKAGES, Finding, doctor
+from tests.workers import environment
 
 
 def test_a_healthy_installation() -> None:
@@ -20,16 +21,41 @@ def test_a_healthy_installation() -> None:
     assert list(found) == [
         *(f"package {name}" for name in PACKAGES),
         *("format onnx", "format tflite", "runtime litert", "runtime onnxruntime"),
+        *(f"runtime {name}" for name in environments.KNOWN),
     ]
     assert found["package torch"].found == importlib.metadata.version("torch")
     assert found["format onnx"] == Finding("format onnx", ".onnx")
     assert found["runtime onnxruntime"].found == importlib.metadata.version("onnxruntime")
     lines = str(report).splitlines()
     assert lines[0].startswith("edgekron 0.1.0 on ")
-    assert all(line.endswith(" ok") for line in lines[3:])
+    assert all(line.endswith(" ok") for line in lines[3 : -len(environments.KNOWN)])
     content = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert content["healthy"] is True
     assert content["version"] == "0.1.0"
+
+
+def test_environments_are_information_unless_they_are_broken() -> None:
+    root = environments.default_root()
+    made, *wanted = (environments.Environment.parse(name) for name in environments.KNOWN)
+    environment(made.folder, version=made.version)
+    report = doctor()
+    assert report.healthy
+    found = {finding.what: finding for finding in report.findings}
+    assert found[f"runtime {made.name}"].found.startswith(f"{made.version}, Python ")
+    for each in wanted:
+        note = f"if wanted: {' && '.join(each.recipe())}"
+        assert found[f"runtime {each.name}"] == Finding(f"runtime {each.name}", "not made", note=note)
+        assert note in str(report)
+    environment(root / "litert-7.0", script="echo and >&2; echo 'no module' >&2; exit 3")
+    report = doctor()
+    assert not report.healthy
+    [finding] = [finding for finding in report.findings if finding.repair]
+    folder = f"{root}/litert-7.0"
+    assert finding == Finding(
+        "runtime litert:7.0",
+        "UnavailableError: runtime 'litert:7.0' does not load: no module",
+        f"python3.11 -m venv --clear {folder} && {folder}/bin/python -m pip install ai-edge-litert==7.0",
+    )
 
 
 def test_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,12 +14,15 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
+from edgekron import plugins
 from edgekron.artifact import Array
+from edgekron.environments import default_root
 from edgekron.errors import ParityError, UsageError
 from edgekron.verbs.export import export
 from edgekron.verbs.verify import verify
 from tests.edgekron_tflite import foreign
 from tests.samples import classifier, image
+from tests.workers import environment
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,17 @@ def test_the_right_network_passes(format: str, artifacts: dict[str, Path]) -> No
     ]
     assert "parity passed: 3 compared (atol=0, rtol=1e-05)" in str(report)
     assert json.loads(json.dumps(report.to_json(), allow_nan=False))["passed"] is True
+
+
+@pytest.mark.parametrize(
+    ("file", "runtime"), [("onnx", "onnxruntime"), ("free", "onnxruntime"), ("tflite", "litert")]
+)
+def test_a_runtime_in_an_environment_of_its_own(file: str, runtime: str, artifacts: dict[str, Path]) -> None:
+    version = plugins.runtime(runtime).version()
+    environment(default_root() / f"{runtime}-{version}")
+    report = verify(artifacts[file], classifier(), runtime=f"{runtime}:{version}")
+    assert report.passed
+    assert report == verify(artifacts[file], classifier())
 
 
 @pytest.mark.parametrize("format", ["onnx", "tflite"])
