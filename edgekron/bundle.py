@@ -14,19 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from edgekron import reproduce
+from edgekron import reproduce, worker
 from edgekron.artifact import Array
 from edgekron.errors import UsageError
 from edgekron.files import read_whole
 from edgekron.host import machine
 
-RUN, VERSIONS, REPORT, PROGRAM, README = (
-    "run.json",
-    "versions.json",
-    "report.json",
-    "reproduce.py",
-    "README.txt",
-)
+RUN, VERSIONS, REPORT, README = "run.json", "versions.json", "report.json", "README.txt"
+PROGRAM, WORKER = "reproduce.py", "worker.py"
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +89,7 @@ def _files(bundle: Bundle) -> dict[str, bytes]:
         VERSIONS: _json({**bundle.versions, **machine()}),
         REPORT: _json(bundle.report),
         PROGRAM: read_whole(Path(reproduce.__file__)),
+        WORKER: read_whole(Path(worker.__file__)),
         README: _README.format(name=name, runtime=bundle.runtime).encode(),
     }
 
@@ -114,7 +110,8 @@ _README = """{name} on {runtime}, compared with its PyTorch network.
 
     python reproduce.py
 
-runs the file on inputs.npz and compares with reference.npz; exit code 1 if an output is above its limit.
+runs the file (by worker.py) on inputs.npz and compares with reference.npz; exit code 1 if an output is
+above its limit, 2 if the file does not run.
 It needs numpy and the runtime, nothing else.
 
 inputs.npz      what the network was given, in PyTorch's layout (images as N, C, H, W)

@@ -3,43 +3,32 @@
     python reproduce.py
 
 The standard library, numpy and the runtime are all it needs. Exit code 1 if an output is above its limit,
-2 if the runtime is missing.
+2 if it does not run.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import subprocess
 import sys
-from importlib import import_module
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 
-def run_onnx(path: str, inputs: dict[str, Any]) -> list[Any]:
-    """Outputs of an ONNX file, on one thread."""
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else it writes files in the user's cache
-    library = import_module("onnxruntime")
-    options = library.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = library.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return list(session.run(None, inputs))
-
-
-def run_tflite(path: str, inputs: dict[str, Any], module: str) -> list[Any]:
-    """Outputs of a TFLite file, on one thread; its inputs come in the order of the arrays."""
-    interpreter = import_module(module).Interpreter(model_path=path, num_threads=1)
-    details = interpreter.get_input_details()
-    for k, x in enumerate(inputs.values()):
-        interpreter.resize_tensor_input(details[k]["index"], x.shape)
-    interpreter.allocate_tensors()
-    for k, x in enumerate(inputs.values()):
-        interpreter.set_tensor(details[k]["index"], x)
-    interpreter.invoke()
-    return [interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()]
+def run(folder: Path, artifact: str, runtime: str, inputs: dict[str, Any]) -> list[Any]:
+    """Outputs of the artifact, from the worker beside this file; exits with 2 if it cannot run."""
+    with tempfile.TemporaryDirectory() as place:
+        paths = [str(Path(place) / name) for name in ("inputs.npz", "outputs.npz")]
+        np.savez(paths[0], *inputs.values()) if len(inputs) == 1 else np.savez(paths[0], **inputs)
+        command = [sys.executable, str(folder / "worker.py"), runtime, str(folder / artifact)]
+        if subprocess.call([*command, "--inputs", paths[0], "--outputs", paths[1]]):
+            print("the artifact did not run: see versions.json for where it did", file=sys.stderr)
+            sys.exit(2)
+        with np.load(paths[1]) as found:
+            return [found[name] for name in found.files]
 
 
 def permuted(arrays: dict[Any, Any], order: tuple[int, ...]) -> dict[Any, Any]:
@@ -54,13 +43,8 @@ def main() -> int:
     inputs, reference = (dict(np.load(folder / f"{name}.npz")) for name in ("inputs", "reference"))
     nhwc = about["layout"] == "nhwc"
     inputs = permuted(inputs, (0, 2, 3, 1)) if nhwc else inputs
-    path, runtime = str(folder / about["artifact"]), about["runtime"].partition(":")[0]
-    if runtime == "onnxruntime":
-        found = run_onnx(path, inputs)
-    else:
-        modules = {"litert": "ai_edge_litert.interpreter", "tflite-runtime": "tflite_runtime.interpreter"}
-        found = run_tflite(path, inputs, modules[runtime])
-    outputs = dict(enumerate(found))
+    runtime = about["runtime"].partition(":")[0]
+    outputs = dict(enumerate(run(folder, about["artifact"], runtime, inputs)))
     outputs = permuted(outputs, (0, 3, 1, 2)) if nhwc else outputs
     failed = len(outputs) != len(reference)
     for k, (name, expected) in enumerate(reference.items()):
@@ -79,8 +63,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except ImportError as missing:
-        print(f"{missing}: install what versions.json names", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(main())

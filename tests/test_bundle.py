@@ -25,7 +25,7 @@ from tests.samples import classifier, image
 
 FILES = [
     *("README.txt", "inputs.npz", "m.onnx", "outputs.npz", "reference.npz", "report.json", "reproduce.py"),
-    *("run.json", "versions.json"),
+    *("run.json", "versions.json", "worker.py"),
 ]
 
 
@@ -41,10 +41,17 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def reproduce(folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run the program in an interpreter in which neither edgekron nor torch can be imported."""
-    program = "import runpy, sys; sys.modules.update(edgekron=None, torch=None, onnx=None);"
-    program += f"runpy.run_path({str(folder / 'reproduce.py')!r}, run_name='__main__')"
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    """Run the program where neither edgekron nor torch can be imported."""
+    (folder.parent / "blocked").mkdir(exist_ok=True)
+    for name in ("edgekron", "torch", "onnx"):
+        (folder.parent / f"blocked/{name}.py").write_text("raise ImportError(__name__)")
+    return subprocess.run(
+        [sys.executable, folder / "reproduce.py"],
+        env={**os.environ, "PYTHONPATH": str(folder.parent / "blocked")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.mark.parametrize("format", ["onnx", "tflite"])
@@ -81,6 +88,9 @@ def test_a_bundle_runs_without_edgekron(format: str, artifacts: dict[str, Path],
     assert done.returncode == 1 and "expected (9, 4): FAILED" in done.stdout
     np.savez(folder / "reference.npz", output=arrays["reference"]["output"], more=np.zeros(1))
     assert reproduce(folder).returncode == 1
+    (folder / f"m.{format}").unlink()
+    done = reproduce(folder)
+    assert done.returncode == 2 and done.stderr.endswith("see versions.json for where it did\n")
 
 
 def test_it_is_written_when_parity_fails_with_the_worst_input(
