@@ -43,6 +43,11 @@ class PlanRecord:
     head: str
     steps: tuple[StepRecord, ...]
 
+    @property
+    def text(self) -> str:
+        """What the plan prints."""
+        return "\n".join([self.head, *(f"  {step.text}" for step in self.steps)])
+
 
 @dataclass(frozen=True)
 class LayerRecord:

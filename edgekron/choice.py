@@ -6,18 +6,20 @@ knows a runtime: whoever lowers a network is given one of them as a function.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from edgekron.errors import UsageError
-from edgekron.plan import Convolution, Layout, Plan, best_plan
+from edgekron.plan import Convolution, Layout, Plan, best_plan, best_plans, plans
 from edgekron.plan.cost import MODELS, Cpu
 from edgekron.structure import Structure
 
 PlanChoice = Literal["auto", "tuned", "dense"]
 Guard = Literal["latency", "size", "off"]
 Accept = Callable[[Plan], bool]
+LIKELY = 8
+"""Plans that are looked at before all are, as many as race for a layer."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,27 @@ def only_dense(layer: Layer, plan: Plan) -> Choice:
 def dense(layer: Layer, accept: Accept) -> Choice:
     """The dense form."""
     return Choice(_best(layer, lambda plan: plan.is_dense and accept(plan)))
+
+
+def recorded(texts: Collection[str]) -> Choose:
+    """The plan that was chosen before: the one whose text is among these."""
+
+    def choose(layer: Layer, accept: Accept) -> Choice:
+        for plan in _likely_first(layer, accept):
+            if str(plan) in texts:
+                return Choice(plan)
+        raise LookupError(f"none of its plans is recorded ({layer.key})")
+
+    return choose
+
+
+def _likely_first(layer: Layer, accept: Accept) -> Iterator[Plan]:
+    """Every plan; first those of least cost, since to list all takes seconds for four factors."""
+    about = (layer.structure, layer.convolution, layer.layout)
+    for cpu in get_args(Cpu):
+        model = MODELS[cpu][layer.layout]
+        yield from best_plans(*about, bias=layer.bias, accept=accept, model=model, count=LIKELY)
+    yield from plans(*about, bias=layer.bias)
 
 
 def compressed_plan(layer: Layer, accept: Accept, cpu: Cpu = "x86-64") -> Plan | None:

@@ -7,7 +7,7 @@ network, and checks the operators that came out. Verifying and writing is not it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -65,6 +65,14 @@ class Operator:
     bytes: int | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Exposed:
+    """A file whose outputs are intermediate tensors of another, and what they are called there."""
+
+    data: bytes
+    names: tuple[str, ...]
+
+
 class Exporter(Protocol):
     """A format."""
 
@@ -102,3 +110,10 @@ class Exporter(Protocol):
 
     def operators(self, data: bytes) -> list[Operator]:
         """The operators of a file in order of execution."""
+
+    def expose(self, data: bytes, count: int) -> Iterator[Exposed]:
+        """Files that together give every activation of floating point, the outputs among them.
+
+        In order of execution, `count` in each file, which takes the inputs of the given one; what is
+        computed of constants alone is left out.
+        """

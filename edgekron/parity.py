@@ -83,7 +83,7 @@ class ParityRow:
         """max_abs_error / limit: above 1 is a failure; Inf if any value is NaN or Inf."""
         if self._not_finite():
             return math.inf
-        return _ratio(self.max_abs_error, self.limit)
+        return ratio(self.max_abs_error, self.limit)
 
     def verdict(self) -> str:
         """Say in one sentence how the row compares with its limit."""
@@ -247,7 +247,7 @@ def _row(
         error = np.abs(given - expected)
         max_abs = float(error.max(initial=0.0))
         mean_abs = float(error.mean()) if error.size else 0.0
-        relative = _ratio(max_abs, span)
+        relative = ratio(max_abs, span)
         cosine = _cosine(expected, given)
         sqnr = _sqnr(expected, error)
     return ParityRow(
@@ -269,7 +269,8 @@ def _row(
     )
 
 
-def _ratio(error: float, scale: float) -> float:
+def ratio(error: float, scale: float) -> float:
+    """error / scale; nothing is 0 of anything, and anything is infinitely much of nothing."""
     if error == 0:
         return 0.0
     return error / scale if scale > 0 else math.inf

@@ -135,3 +135,36 @@ def classifier() -> nn.Sequential:
 def image(batch: int = 1, size: int = 8) -> Tensor:
     """A random input of `classifier`."""
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(3))
+
+
+class Residual(nn.Module):
+    """Images (N, 3, 8, 8) to 4 logits: dense and compressed layers, and two branches of layers.
+
+    `again` runs twice, `unused` never.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.folded = convolution(FOLDED, bias=False)
+        self.second_norm = nn.BatchNorm2d(8)
+        self.dilated = nn.Conv2d(8, 8, 3, padding=2, dilation=2)
+        self.unused = nn.Conv2d(8, 8, 1)
+        self.again = nn.Conv2d(8, 8, 3, padding=1)
+        self.main = convolution(SEPARABLE, stride=2)
+        self.shortcut = convolution("4x2x1x1[r] * 2x4x1x1[r]; r=2", stride=2)
+        self.head = KroneckerLinear(8, 4, structure="2x2[r] * 2x4[r]; r=2")
+        with torch.no_grad():
+            self(torch.randn(16, 3, 8, 8))  # moments of batch norm other than 0 and 1
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.stem(x)))
+        x = torch.relu_(self.dilated(torch.relu(self.second_norm(self.folded(x)))) + x)
+        x = self.again(torch.relu(self.again(x)))
+        y = self.main(x)
+        x = torch.relu(y + self.shortcut(x))
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits

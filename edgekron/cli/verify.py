@@ -11,6 +11,7 @@ from edgekron.cli.options import (
     AllowPickle,
     Atol,
     Factory,
+    Force,
     Inputs,
     InputShape,
     Json,
@@ -18,6 +19,7 @@ from edgekron.cli.options import (
     Runtime,
     print_result,
 )
+from edgekron.cli.progress import progress_bar
 from edgekron.errors import ParityError
 
 
@@ -28,26 +30,59 @@ def verify(
     inputs: Inputs = None,
     atol: Atol = 0.0,
     rtol: Rtol = 1e-5,
+    layerwise: Annotated[
+        bool, typer.Option("--layerwise", help="Find the layer at which the file departs, and all errors.")
+    ] = False,
+    original: Annotated[
+        Path | None,
+        typer.Option(metavar="DENSE.pt", help="With --layerwise: the model before compression."),
+    ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write a folder that reproduces the result without edgekron."),
+    ] = None,
     factory: Factory = None,
     input_shape: InputShape = None,
     allow_pickle: AllowPickle = False,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Compare the outputs of a file with its PyTorch network; exit code 4 if they differ.
 
-    [bold]Example[/bold]
+    --layerwise matches the tensors inside the file with those of PyTorch by their values, on the worst
+    input, and names the first layer whose values the file does not have.
+
+    [bold]Examples[/bold]
 
       edgekron verify model.onnx --reference model.pt --inputs images.npz
+
+      edgekron verify model.tflite --reference model.pt --layerwise --original dense.pt
+
+      edgekron verify model.onnx --reference model.pt --bundle report && python report/reproduce.py
     """
     from edgekron.checkpoint import read_checkpoint
     from edgekron.cli.options import parse_shape
     from edgekron.verbs.verify import verify as verify_artifact
 
     shapes = [parse_shape(text) for text in input_shape] if input_shape else None
-    checkpoint = read_checkpoint(reference, factory=factory, allow_pickle=allow_pickle, input_shapes=shapes)
-    report = verify_artifact(
-        artifact, checkpoint.model, inputs=inputs or (), atol=atol, rtol=rtol, runtime=runtime
-    )
+    models = [
+        read_checkpoint(path, factory=factory, allow_pickle=allow_pickle, input_shapes=shapes).model
+        for path in (reference, *([original] if original else []))
+    ]
+    with progress_bar() as progress:
+        report = verify_artifact(
+            artifact,
+            models[0],
+            inputs=inputs or (),
+            atol=atol,
+            rtol=rtol,
+            runtime=runtime,
+            layerwise=layerwise,
+            original=models[1] if original else None,
+            bundle=bundle,
+            force=force,
+            progress=progress,
+        )
     print_result(report, as_json)
     if not report.passed:
         raise typer.Exit(ParityError.exit_code)

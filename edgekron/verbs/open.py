@@ -10,7 +10,7 @@ from edgekron.artifact import Manifest, TensorInfo
 from edgekron.errors import UsageError
 from edgekron.exporter import Exporter
 from edgekron.files import read_whole
-from edgekron.runtime import Session
+from edgekron.runtime import Runtime, Session
 from edgekron.verbs.trials import torch_layout
 
 
@@ -30,15 +30,19 @@ class Opened:
             return self.manifest.layout
         return "nhwc" if self.exporter.format == "tflite" else "nchw"
 
-    def session(self, runtime: str | None = None, threads: int = 1) -> Session:
-        """A session on the named runtime, by default the format's own."""
-        found = plugins.runtime(runtime or self.exporter.runtime)
+    def runtime(self, name: str | None = None) -> Runtime:
+        """The named runtime, by default the format's own; UsageError if it runs other formats."""
+        found = plugins.runtime(name or self.exporter.runtime)
         if self.exporter.format not in found.formats:
             raise UsageError(
                 f"{self.path}: runtime '{found.name}' runs {', '.join(found.formats)} files, "
                 f"not {self.exporter.format}"
             )
-        return found.open(self.path, threads=threads)
+        return found
+
+    def session(self, runtime: str | None = None, threads: int = 1) -> Session:
+        """A session on the named runtime."""
+        return self.runtime(runtime).open(self.path, threads=threads)
 
     def inputs(self, session: Session) -> tuple[TensorInfo, ...]:
         """The inputs as the PyTorch network takes them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import onnx
 import onnxsim
@@ -14,7 +14,7 @@ from edgekron import __version__
 from edgekron.artifact import Manifest
 from edgekron.choice import Choose, by_cost
 from edgekron.errors import UnsupportedError, UsageError
-from edgekron.exporter import Exported, ExportOptions, Operator
+from edgekron.exporter import Exported, ExportOptions, Exposed, Operator
 from edgekron.layers import KroneckerLayer
 from edgekron.lower import lower
 from edgekron.network import Inputs
@@ -22,6 +22,7 @@ from edgekron.plan import Layout, Plan
 from edgekron.quiet import quiet
 from edgekron.wording import one_line
 from edgekron_onnx.at_load import is_stored_dense, store_factors
+from edgekron_onnx.exposure import expose
 from edgekron_onnx.nodes import layer_model, random_weights
 from edgekron_onnx.operators import operators
 
@@ -90,6 +91,10 @@ class OnnxExporter:
     def operators(self, data: bytes) -> list[Operator]:
         """The nodes of the graph."""
         return operators(_parse(data))
+
+    def expose(self, data: bytes, count: int) -> Iterator[Exposed]:
+        """The outputs of the nodes."""
+        return expose(_parse(data), count)
 
 
 def _at_load(

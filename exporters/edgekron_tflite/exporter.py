@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import nn
 from edgekron.artifact import Manifest
 from edgekron.choice import Choose, by_cost
 from edgekron.errors import UnsupportedError, UsageError
-from edgekron.exporter import Exported, ExportOptions, Operator
+from edgekron.exporter import Exported, ExportOptions, Exposed, Operator
 from edgekron.factors import Factors
 from edgekron.lower import lower
 from edgekron.lowered import LoweredLayer
@@ -28,6 +28,7 @@ from edgekron.plan.steps import AddBias, Convolve
 from edgekron.quiet import quiet
 from edgekron.wording import one_line
 from edgekron_tflite.batch import THREE, TWO, free_batch
+from edgekron_tflite.exposure import expose
 from edgekron_tflite.flatbuffer import get_metadata, pack, parse, rename, set_metadata
 from edgekron_tflite.operators import operators
 from edgekron_tflite.rewrite import rewrite
@@ -103,6 +104,10 @@ class TfliteExporter:
     def operators(self, data: bytes) -> list[Operator]:
         """The operators of all subgraphs."""
         return operators(parse(data))
+
+    def expose(self, data: bytes, count: int) -> Iterator[Exposed]:
+        """The outputs of the operators of the main graph."""
+        return expose(parse(data), count)
 
 
 class _Branches(nn.Module):

@@ -147,6 +147,44 @@ def test_texts_say_path_size_checksum_and_what_to_try_next(folder: Path, run: Ru
     assert "16x1x3x1[r] * 1x16x1x3[r]; r=4" in result.out
 
 
+def test_verify_layer_by_layer(folder: Path, run: Run) -> None:
+    common = ("--factory", "networks_of_a_user:build")
+    (folder / "s.json").write_text('{"2": "16x1x3x1[r] * 1x16x1x3[r]; r=4"}')
+    shape = ("--input-shape", "1x3x8x8")
+    assert run("compress", "state.pt", *common, *shape, "--structures", "s.json").code == 0
+    assert run("export", "state.kron.pt", "-f", "onnx", *common).code == 0
+    verify = ("verify", "state.kron.onnx", "--reference", "state.kron.pt", *common)
+
+    result = run(*verify, "--layerwise", "--original", "state.pt", "--bundle", "report", "--json")
+    assert (result.code, result.errors) == (0, [])
+    assert "attributing 0/4" in result.err and "attributing 4/4" in result.err
+    report = strict(result.out)
+    assert report["passed"] and report["bundle"] == "report"
+    rows = report["layerwise"]["layers"]
+    assert [(row["layer"], row["kind"], row["status"]) for row in rows] == [
+        ("0", "Conv2d", "agrees"),
+        ("2", "KroneckerConv2d", "agrees"),
+        ("5", "Linear", "agrees"),
+    ]
+    assert [row["approximation"] > 0 for row in rows] == [False, True, False]
+    assert report["layerwise"]["totals"]["approximation"] > 1e-3 > report["layerwise"]["totals"]["runtime"]
+    assert subprocess.run([sys.executable, "report/reproduce.py"], check=False).returncode == 0
+
+    again = (*verify, "--layerwise", "--bundle", "report")
+    assert run(*again).errors == ["error: report exists; use --force to replace it"]
+    assert run(*verify, "--original", "state.pt").errors == [
+        "error: --original is compared layer by layer: add --layerwise"
+    ]
+    state = torch.load("state.kron.pt")
+    state["state"]["2.factors.0"][0, 0, 0, 0] += 0.5
+    torch.save(state, "state.kron.pt")
+    result = run(*again, "--force")
+    assert (result.code, result.errors) == (4, [])
+    assert "the artifact departs at layer '2' (KroneckerConv2d, 16x1x3x1[r] *" in result.out
+    assert result.out.splitlines()[-1] == "report  reproduce with: python report/reproduce.py"
+    assert subprocess.run([sys.executable, "report/reproduce.py"], check=False).returncode == 1
+
+
 def test_compress_by_a_method_and_inspect(folder: Path, run: Run) -> None:
     common = ("state.pt", "--factory", "networks_of_a_user:build", "--input-shape", "1,3,8,8", "--json")
     result = run("compress", *common, "--ratio", 2.5, "--method", "tucker", "--max-factors", 3)
