@@ -50,6 +50,28 @@ class Permute:
 
 
 @dataclass(frozen=True)
+class Unfold:
+    """What each kernel position sees along one axis, side by side along another, the position slowest.
+
+    So a convolution over three axes becomes one over two, which runtimes have fast kernels for.
+    axis: along which the window moves; onto: where its positions stand; window: over this one axis.
+    """
+
+    axis: int
+    onto: int
+    window: Convolution
+
+    def __str__(self) -> str:
+        c = self.window
+        extras = [f"{word} {n}" for word, (n,) in (("stride", c.stride), ("dilation", c.dilation)) if n > 1]
+        before, after = c.padding[0]
+        padding = [f"padding {before}" + (f"+{after}" if after != before else "")] if before or after else []
+        return ", ".join(
+            [f"unfold axis {self.axis} by {c.kernel[0]} onto axis {self.onto}", *extras, *padding]
+        )
+
+
+@dataclass(frozen=True)
 class Convolve:
     """A (grouped, transposed) convolution in the plan's layout: weight (out, in per group, k..)."""
 
@@ -98,7 +120,7 @@ class AddBias:
         return f"bias {_extents(self.shape)}"
 
 
-Step = View | Permute | Convolve | MatMul | AddBias
+Step = View | Permute | Unfold | Convolve | MatMul | AddBias
 
 
 @dataclass(frozen=True)

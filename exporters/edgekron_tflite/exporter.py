@@ -49,6 +49,10 @@ class TfliteExporter:
         convolutions = [step.convolution for step in plan.steps if isinstance(step, Convolve)]
         return all(max(each.dilation) == 1 for each in convolutions if each.transposed)
 
+    def plans(self, layer: nn.Module) -> bool:
+        """Whether a dense layer needs a plan: of CONV_3D and most transposed ones there is no fast form."""
+        return isinstance(layer, nn.Conv3d | nn.ConvTranspose2d)
+
     def export(
         self, model: nn.Module, inputs: Inputs, options: ExportOptions, choose: Choose = by_cost
     ) -> Exported:
@@ -58,7 +62,9 @@ class TfliteExporter:
         if options.opset is not None:
             raise UsageError("--opset is for ONNX; TFLite operators have versions of their own")
         layout: Layout = options.layout or "nhwc"
-        lowered, plans = lower(model, inputs, layout=self.plan_layout, choose=choose, accept=self.accepts)
+        lowered, plans = lower(
+            model, inputs, layout=self.plan_layout, choose=choose, accept=self.accepts, planned=self.plans
+        )
         images = [k for k, x in enumerate(inputs) if x.dim() == 4]
         with torch.no_grad():
             results = lowered(*inputs)
