@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import assert_never, cast
@@ -54,8 +53,8 @@ def execute_steps(plan: Plan, weights: Sequence[Tensor], x: Tensor, bias: Tensor
                 x = x.reshape(shape)
             case Permute(order):
                 x = x.permute(order)
-            case Unfold(axis, onto, window):
-                x = _unfold(x, axis, onto, window)
+            case Unfold():
+                x = _unfold(step, x)
             case Convolve():
                 x = _convolve(step, next(constants), x, bias if step.bias else None, plan.layout)
             case MatMul(_, side):
@@ -68,23 +67,21 @@ def execute_steps(plan: Plan, weights: Sequence[Tensor], x: Tensor, bias: Tensor
         yield x
 
 
-def _unfold(x: Tensor, axis: int, onto: int, window: Convolution) -> Tensor:
-    """Slices without steps, which is all that fast kernels take: a stride is viewed as an axis of its own."""
-    (before, _), (stride,), (out,) = window.padding[0], window.stride, window.out
-    reach = [window.dilation[0] * tap for tap in range(window.kernel[0])]
-    steps = max(reach[-1] // stride + out, math.ceil((before + x.shape[axis]) / stride))
-    pads = (before, steps * stride - before - x.shape[axis])
-    if any(pads):
-        x = functional.pad(x, [0, 0] * (x.dim() - 1 - axis) + [*pads])
+def _unfold(step: Unfold, x: Tensor) -> Tensor:
+    """Padded, viewed in blocks, sliced, joined."""
+    axis, (stride,), (out,) = step.axis, step.window.stride, step.window.out
+    if any(step.padding):
+        x = functional.pad(x, [0, 0] * (x.dim() - 1 - axis) + [*step.padding])
     near = x.shape[axis + 1]
     if stride > 1:
-        x = x.reshape(*x.shape[:axis], steps, stride * near, *x.shape[axis + 2 :])
+        x = x.reshape(*x.shape[:axis], step.blocks, stride * near, *x.shape[axis + 2 :])
     pieces = []
-    for start in reach:
-        piece = x.narrow(axis, start // stride, out)
-        pieces.append(piece.narrow(axis + 1, start % stride * near, near) if stride > 1 else piece)
+    for block, entry in step.starts:
+        piece = x.narrow(axis, block, out)
+        pieces.append(piece.narrow(axis + 1, entry * near, near) if stride > 1 else piece)
     while len(pieces) > 1:
-        pieces = [torch.cat(pieces[k : k + MOST_JOINED], onto) for k in range(0, len(pieces), MOST_JOINED)]
+        parts = range(0, len(pieces), MOST_JOINED)
+        pieces = [torch.cat(pieces[k : k + MOST_JOINED], step.onto) for k in parts]
     return pieces[0]
 
 

@@ -44,7 +44,7 @@ def run(proto: onnx.ModelProto, x: Any, folder: Path) -> Any:
 def chain(proto: onnx.ModelProto, output: str) -> list[object]:
     """The nodes that lead to an output: operator, attributes, shapes of the constants and where they go.
 
-    The shape that a Reshape is given may say 1 or -1 for the batch.
+    The shape that a Reshape is given may say 1 or -1 for the batch. Of several inputs all paths are listed.
     """
     constants = {each.name: each for each in proto.graph.initializer}
     makers = {node.output[0]: node for node in proto.graph.node}
@@ -55,7 +55,8 @@ def chain(proto: onnx.ModelProto, output: str) -> list[object]:
         kind = node.op_type
         shapes = [tuple(constants[i].dims) if i in constants else None for i in node.input]
         nodes.append((kind, attributes, shapes))
-        [output] = [name for name in node.input if name not in constants]
+        output, *others = [name for name in node.input if name not in constants]
+        nodes += [chain(proto, other) for other in others]
     return nodes[::-1]
 
 
