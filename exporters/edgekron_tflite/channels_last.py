@@ -69,6 +69,14 @@ def first(graph: fx.Graph, x: fx.Node, axes: int = 4) -> fx.Node:
     return graph.call_function(_aten.permute.default, (x, to_first(axes)))
 
 
+def constant(module: fx.GraphModule, node: object) -> Tensor:
+    """The parameter or buffer that a get_attr node stands for."""
+    value: object = module
+    for part in str(cast(fx.Node, node).target).split("."):
+        value = getattr(value, part)
+    return cast(Tensor, value).detach()
+
+
 def is_changed_by(user: fx.Node) -> bool:
     """Whether an operator changes what it is given in place, itself or through a view."""
     if not isinstance(user.target, torch._ops.OpOverload):

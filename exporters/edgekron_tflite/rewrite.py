@@ -7,6 +7,8 @@
   which costs the converter no transpose.
 * Every other row or column is taken of a view that puts two side by side: the delegate refuses slices
   with a step.
+* Every max-pool over three axes is one of the frames and one in time (pools.py); PReLU and pixel shuffle
+  become few operators (activations.py).
 * ``max_pool2d`` with padding becomes PADV2(-inf), which the XNNPACK delegate refuses and which
   splits the graph. Behind a ReLU nothing is below zero, so zero padding and an unpadded pool are
   exact, and PAD is delegated.
@@ -18,9 +20,20 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
-from edgekron_tflite.channels_last import first, inner, is_changed_by, is_image, last, outer, rank, to_last
+from edgekron_tflite.activations import pixel_shuffle, prelu
+from edgekron_tflite.channels_last import (
+    constant,
+    first,
+    inner,
+    is_changed_by,
+    is_image,
+    last,
+    outer,
+    rank,
+    to_last,
+)
 from edgekron_tflite.pools import CLAMPS, RELUS, global_pool, max_pool, max_pool_of_clips, mean
 
 _aten = torch.ops.aten
@@ -59,6 +72,8 @@ def rewrite(module: fx.GraphModule) -> fx.GraphModule:
         _aten.slice.Tensor: _slice,
         _aten.constant_pad_nd.default: _pad,
         _aten.pad.default: _pad,
+        _aten.prelu.default: prelu,
+        _aten.pixel_shuffle.default: pixel_shuffle,
         **dict.fromkeys(_ELEMENTWISE, _elementwise),
     }
     for node in list(module.graph.nodes):  # in order of execution: a rule sees its inputs rewritten
@@ -111,23 +126,15 @@ def _batch_norm(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     if training or not _shows_last(x):
         return None
     graph, eps = module.graph, cast(float, eps)
-    moments = [_constant(module, each) for each in (mean, variance)]
-    scale = (_constant(module, weight) if weight is not None else 1.0) / (moments[1] + eps).sqrt()
-    shift = (_constant(module, bias) if bias is not None else 0.0) - moments[0] * scale
+    moments = [constant(module, each) for each in (mean, variance)]
+    scale = (constant(module, weight) if weight is not None else 1.0) / (moments[1] + eps).sqrt()
+    shift = (constant(module, bias) if bias is not None else 0.0) - moments[0] * scale
     name = node.name
     module.register_buffer(f"{name}_scale", scale)
     module.register_buffer(f"{name}_shift", shift)
     factor, term = graph.get_attr(f"{name}_scale"), graph.get_attr(f"{name}_shift")
     scaled = graph.call_function(_aten.mul.Tensor, (last(graph, x), factor))
     return first(graph, graph.call_function(_aten.add.Tensor, (scaled, term)), rank(node))
-
-
-def _constant(module: fx.GraphModule, node: object) -> Tensor:
-    """The parameter or buffer that a get_attr node stands for."""
-    value: object = module
-    for part in str(cast(fx.Node, node).target).split("."):
-        value = getattr(value, part)
-    return cast(Tensor, value).detach()
 
 
 def _slice(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
