@@ -138,7 +138,8 @@ KEYS: dict[str, dict[str, tuple[int, ...]]] = {
 OTHERS = {"i3d_resnet50", "edsr", "srresnet", "vdsr", "fsrcnn"}
 
 # First logits of torchvision 0.29.2, timm 1.0.31 (seresnet50) and efficientnet-lite-pytorch 0.1.0, made
-# once with torch 2.13.0: their networks with the weights of `weyl_sequence`, in float64, eval mode, 64 x 64 image.
+# once with torch 2.13.0: their networks with the weights of `weyl_sequence`, in float64, eval mode, 64 x 64
+# image.
 PUBLISHED_LOGITS = {
     "resnet18": [-1.535452, -2.3968356, 6.5321495],
     "resnet34": [-2.2027531, -11.677353, 12.881224],
