@@ -156,7 +156,7 @@ def _repeated(inputs: Inputs, batch: int) -> Inputs:
 def _convert(
     model: nn.Module, inputs: Inputs, images: list[int], image_results: list[int]
 ) -> tuple[Any, int]:
-    """torch.export, our rewrites, litert-torch; the schema's object tree, and how many transposes are ours."""
+    """torch.export, our rewrites, litert-torch; the schema's object tree, and the transposes we added."""
     with quiet(), tempfile.TemporaryDirectory() as folder:
         try:
             rewritten = rewrite(torch.export.export(model, inputs).module())
