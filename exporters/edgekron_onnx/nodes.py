@@ -130,16 +130,18 @@ class _Graph:
             pads = np.zeros((2, len(shape)), np.int64)
             pads[:, axis] = step.padding
             self.add("Pad", pads.reshape(-1), mode="constant")
-        near, axes = shape[axis + 1], [axis, axis + 1][: 1 + (stride > 1)]
+        near = shape[axis + 1]
         if stride > 1:
             blocks = (*shape[:axis], step.blocks, stride * near, *shape[axis + 2 :])
             self.add("Reshape", np.array(blocks, np.int64), allowzero=1)
         whole, pieces = self.last, []
         for block, entry in step.starts:
-            starts, ends = [block, entry * near], [block + out, (entry + 1) * near]
-            ranges = [starts[: len(axes)], ends[: len(axes)], axes, [1] * len(axes)]
+            ranges = [(block, block + out, axis, 1), (entry * near, (entry + 1) * near, axis + 1, 1)]
+            extents = (step.blocks, stride * near)
+            parts = [each for each, n in zip(ranges, extents, strict=True) if each[:2] != (0, n)]
             self.last = whole
-            self.add("Slice", *(np.array(each, np.int64) for each in ranges))
+            if parts:
+                self.add("Slice", *(np.array(each, np.int64) for each in zip(*parts, strict=True)))
             pieces.append(self.last)
         if len(pieces) > 1:
             self.last = f"step_{len(self.nodes)}"
