@@ -13,9 +13,10 @@ from torch.nn import functional
 from edgekron.decomposition import Factors, merge, pad_ranks
 from edgekron.errors import UsageError
 from edgekron.plan.convolution import Convolution
-from edgekron.plan.steps import AddBias, Convolve, Layout, MatMul, Permute, Plan, View, Weight
+from edgekron.plan.steps import AddBias, Convolve, Layout, MatMul, Permute, Plan, Unfold, View, Weight
 
-_CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+MOST_JOINED = 5
+"""Tensors that LiteRT's fast kernels concatenate at once."""
 
 
 def step_weights(plan: Plan, factors: Factors) -> list[Tensor]:
@@ -52,6 +53,8 @@ def execute_steps(plan: Plan, weights: Sequence[Tensor], x: Tensor, bias: Tensor
                 x = x.reshape(shape)
             case Permute(order):
                 x = x.permute(order)
+            case Unfold():
+                x = _unfold(step, x)
             case Convolve():
                 x = _convolve(step, next(constants), x, bias if step.bias else None, plan.layout)
             case MatMul(_, side):
@@ -62,6 +65,24 @@ def execute_steps(plan: Plan, weights: Sequence[Tensor], x: Tensor, bias: Tensor
             case _:
                 assert_never(step)
         yield x
+
+
+def _unfold(step: Unfold, x: Tensor) -> Tensor:
+    """Padded, viewed in blocks, sliced, joined."""
+    axis, (stride,), (out,) = step.axis, step.window.stride, step.window.out
+    if any(step.padding):
+        x = functional.pad(x, [0, 0] * (x.dim() - 1 - axis) + [*step.padding])
+    near = x.shape[axis + 1]
+    if stride > 1:
+        x = x.reshape(*x.shape[:axis], step.blocks, stride * near, *x.shape[axis + 2 :])
+    pieces = []
+    for block, entry in step.starts:
+        piece = x.narrow(axis, block, out)
+        pieces.append(piece.narrow(axis + 1, entry * near, near) if stride > 1 else piece)
+    while len(pieces) > 1:
+        parts = range(0, len(pieces), MOST_JOINED)
+        pieces = [torch.cat(pieces[k : k + MOST_JOINED], step.onto) for k in parts]
+    return pieces[0]
 
 
 def _convolve(step: Convolve, weight: Tensor, x: Tensor, bias: Tensor | None, layout: Layout) -> Tensor:
@@ -85,8 +106,7 @@ def _operator(geometry: Convolution, groups: int, weight: Tensor, x: Tensor, bia
     if any(pair[0] != pair[1] for pair in geometry.padding):
         x = functional.pad(x, [n for pair in reversed(geometry.padding) for n in pair])
         before = (0,) * geometry.axes
-    convolve = _CONVOLUTIONS[geometry.axes]
-    return convolve(x, weight, bias, geometry.stride, before, geometry.dilation, groups)
+    return functional.conv2d(x, weight, bias, geometry.stride, before, geometry.dilation, groups)
 
 
 def _convertible(
@@ -94,11 +114,11 @@ def _convertible(
 ) -> Tensor:
     """The same in operators that the converter to the channels-last format understands.
 
-    It crashes on groups over three axes and takes some of transposed ones for a resize: each becomes
-    an operator of its own. The cut of a transposed one is a step of its own unless it is what TFLite
-    calls VALID or SAME, and so is the bias then, as zeros may be added behind.
+    It takes some transposed ones with groups for a resize: each group becomes an operator of its own.
+    The cut of a transposed one is a step of its own unless it is what TFLite calls VALID or SAME, and
+    so is the bias then, as zeros may be added behind.
     """
-    if groups > 1 and (geometry.transposed or geometry.axes == 3):
+    if groups > 1 and geometry.transposed:
         biases = (None,) * groups if bias is None else bias.chunk(groups)
         parts = zip(weight.chunk(groups), x.chunk(groups, 1), biases, strict=True)
         return torch.cat([_convertible(geometry, 1, *part) for part in parts], 1)

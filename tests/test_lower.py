@@ -83,3 +83,15 @@ def test_shared_layers_several_sizes_and_layers_that_never_run() -> None:
     assert isinstance(lowered.get_submodule("never"), KroneckerConv2d)
     equal(model, lowered, x)
     equal(model, lowered, torch.randn(5, 8, 6, 4))
+
+
+def test_dense_layers_that_are_asked_for_run_by_plans() -> None:
+    model = nn.Sequential(
+        nn.Conv3d(3, 4, 3, padding=1), nn.Conv3d(4, 4, 3, padding_mode="replicate", padding=1)
+    )
+    x = torch.randn(1, 3, 4, 5, 6)
+    lowered, plans = lower(model, x, layout="nchw", planned=lambda layer: isinstance(layer, nn.Conv3d))
+    kinds = [type(child) for child in lowered.children()]
+    assert kinds == [LoweredLayer, nn.Conv3d], "a layer can not be padded otherwise than with zeros"
+    assert plans == {} and isinstance(model[0], nn.Conv3d)
+    torch.testing.assert_close(lowered(x), model(x))

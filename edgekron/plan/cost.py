@@ -4,8 +4,7 @@ A model knows the few facts that decide between plans, and is linear in its coef
 ``benchmarks/fit_cost.py`` fits to measured layers:
 
 * a product takes `mac` for each multiplication, with its output channels rounded up to `lanes`, which
-  fill a vector register; in convolutions over three axes and those that run on a runtime's general
-  kernel it takes longer;
+  fill a vector register; in convolutions that run on a runtime's general kernel it takes longer;
 * an input that is loaded serves up to four blocks of output channels: with fewer blocks a
   multiplication takes up to `broadcast` longer;
 * every activation read or written by an operator takes `element`, every weight `parameter`;
@@ -25,7 +24,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from edgekron.plan.steps import Convolve, Layout, MatMul
+from edgekron.plan.steps import Convolve, Layout, MatMul, Unfold
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,6 @@ class CostModel:
     broadcast: float
     gemm: float
     general: float
-    volume: float
     element: float
     parameter: float
     transposed: float
@@ -70,9 +68,7 @@ class CostModel:
         filled = 1.0 if depthwise else self._fill(out // step.groups)
         blocks = min(REGISTERS, math.ceil(out / self.lanes))
         each = self.mac + self.broadcast / blocks
-        if step.convolution.axes == 3:
-            each = self.volume
-        elif step.convolution.transposed or (self.blocks and not self.is_blocked(step)):
+        if step.convolution.transposed or (self.blocks and not self.is_blocked(step)):
             each, filled = self.general, 1.0  # pixels fill the registers
         elif self.blocks and inner >= self.lanes:
             filled *= self._fill(inner)
@@ -96,6 +92,11 @@ class CostModel:
             + self.parameter * rows * columns
         )
 
+    def unfold(self, step: Unfold, read: int, written: int) -> float:
+        """Padding, one slice for each kernel position, and their concatenation."""
+        operators = step.window.kernel[0] + 2
+        return self.operator * operators + self.element * 2 * (read + 2 * written)
+
     def add(self, elements: int) -> float:
         """One sum of the activations and a constant."""
         return self.operator + 2 * elements * self.element
@@ -107,9 +108,7 @@ class CostModel:
 
     def least(self, macs: int) -> float:
         """What no product of so many multiplications is below."""
-        return self.operator + macs * min(
-            self.mac + self.broadcast / REGISTERS, self.gemm, self.general, self.volume
-        )
+        return self.operator + macs * min(self.mac + self.broadcast / REGISTERS, self.gemm, self.general)
 
     def takes_blocks(self, step: Convolve) -> bool:
         """Whether a convolution wants its input in blocks."""
@@ -144,7 +143,6 @@ ONNXRUNTIME_X86 = CostModel(
     broadcast=0.005599,
     gemm=0.01067,
     general=0.01796,
-    volume=0.01667,
     element=0.08015,
     parameter=0.07141,
     transposed=0.075,
@@ -161,7 +159,6 @@ LITERT_X86 = CostModel(
     broadcast=0.005535,
     gemm=0.007692,
     general=0.0125,
-    volume=1,
     element=0.06133,
     parameter=0.0323,
     transposed=0.075,
@@ -178,7 +175,6 @@ ONNXRUNTIME_ARM64 = CostModel(
     broadcast=0.0,
     gemm=0.07,
     general=0.1,
-    volume=0.15,
     element=0.3,
     parameter=0.3,
     transposed=0.6,
@@ -187,7 +183,7 @@ ONNXRUNTIME_ARM64 = CostModel(
     reorder=0.0,
     ragged=0.0,
 )
-LITERT_ARM64 = replace(ONNXRUNTIME_ARM64, lanes=8, volume=0.6, scattered=1.5)
+LITERT_ARM64 = replace(ONNXRUNTIME_ARM64, lanes=8, scattered=1.5)
 
 Cpu = Literal["x86-64", "arm64"]
 MODELS: dict[Cpu, dict[Layout, CostModel]] = {
@@ -195,7 +191,7 @@ MODELS: dict[Cpu, dict[Layout, CostModel]] = {
     "arm64": {"nchw": ONNXRUNTIME_ARM64, "nhwc": LITERT_ARM64},
 }
 """Those of x86-64 are fitted on a Zen 5 with AVX-512 (onnxruntime 1.31, LiteRT 2.3); the samples lie in
-``benchmarks/data``, and ``benchmarks/fit_cost.py RUNTIME --load`` fits them again. No sample tells `volume`,
+``benchmarks/data``, and ``benchmarks/fit_cost.py RUNTIME --load`` fits them again. No sample tells
 `scattered` and LiteRT's `general`: they are of ``benchmarks/forms.py``, rounded. Those of arm64 are
 *not measured on a device*: they follow from the data sheet of a Cortex-A76 at 2.4 GHz (two 4-lane fused
 multiply-adds per cycle, three quarters of it reached; about 13 GB/s of one core) and from the tiles of the

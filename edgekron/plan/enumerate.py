@@ -10,6 +10,10 @@ becomes one operator in one of a few forms:
   b runs along the width with dilation and padding times b (needs stride 1 there);
 * ``nhwc`` batch-folded convolution.
 
+Of three axes, the first is time. A factor with extent in time alone sees height and width as one axis, and
+one without any takes time as batch; one with extent in both does so, too, after its kernel positions in
+time have been unfolded into channels: runtimes have no fast convolution over three axes.
+
 A transpose is emitted only where the indices do not stand as the form needs them. Indices of extent
 1 do not exist here, so separable factors turn into plain convolutions by themselves.
 """
@@ -31,11 +35,13 @@ from edgekron.plan.contraction import (
 )
 from edgekron.plan.convolution import Convolution
 from edgekron.plan.cost import MODELS, CostModel, moves_one_axis
-from edgekron.plan.steps import AddBias, Convolve, Layout, MatMul, Permute, Plan, Step, View, Weight
+from edgekron.plan.steps import AddBias, Convolve, Layout, MatMul, Permute, Plan, Step, Unfold, View, Weight
 from edgekron.structure import Structure
 
 Groups = Sequence[Sequence[str]]
 T = TypeVar("T")
+_TAP = "tap"
+"""Index of the kernel's positions in time, where they stand among the channels."""
 PADDINGS = (4, 8, 16, 32)
 
 
@@ -267,6 +273,21 @@ class _Partial:
             cost=seen.cost + self.model.permute(axes, elements, block=block, layout=self.layout),
         )
 
+    def unfold(self, groups: Groups, window: Convolution) -> _Partial:
+        """A window along the second group: its positions as a new index before the channels."""
+        onto = len(groups) - (2 if self.layout == "nchw" else 1)
+        seen = self.view(groups).reorder(False)
+        order = [*_flat(groups[:onto]), _TAP, *_flat(groups[onto:])]
+        sizes = {**self.sizes, _TAP: window.kernel[0], groups[1][0]: window.out[0]}
+        after = replace(seen, sizes=sizes, order=tuple(order))
+        step = Unfold(1, onto, window)
+        shape = tuple(
+            after.extent((_TAP, *group)) if k == onto else after.extent(group)
+            for k, group in enumerate(groups)
+        )
+        cost = seen.cost + self.model.unfold(step, self.elements, after.elements)
+        return replace(after, shape=shape, steps=(*seen.steps, step), cost=cost)
+
     def apply(
         self, step: Convolve | MatMul, done: Contraction, order: tuple[str, ...], groups: Groups
     ) -> _Partial:
@@ -291,12 +312,15 @@ class _Partial:
         """A factor with its indices in this order, its kernel last, as (rows, columns, *kernel)."""
         factor = self.structure.factors[done.factor]
         value = [*rank_indices(factor), *(f"{kind}{done.factor}" for kind in "gfc")]
+        own = factor.shape[2:]
+        if _TAP in columns:
+            value, own = [*value, _TAP], own[1:]
         wanted = [*rows, *columns]
         rest = [x for x in value if x not in wanted]  # of extent 1
         axes = [value.index(x) for x in (*rest, *wanted)]
-        spatial = range(len(value), len(value) + len(factor.shape) - 2)
+        spatial = range(len(value), len(value) + len(own))
         extents = (math.prod(self.sizes[x] for x in rows), math.prod(self.sizes[x] for x in columns))
-        view = (*(self.sizes[x] for x in value), *factor.shape[2:])
+        view = (*(self.sizes[x] for x in value), *own)
         return Weight(done.factor, view, (*axes, *spatial), (*extents, *kernel), done.flips)
 
     def finish(self, factors: int, bias: bool) -> _Partial:
@@ -307,12 +331,12 @@ class _Partial:
         order = ("n", *made, *spatial) if nchw else ("n", *spatial, *made)
         axes = [(x,) for x in spatial]
         end = self.permute(order)
-        plain = end.steps == self.steps  # no transpose was needed
         end = end.view([("n",), made, *axes] if nchw else [("n",), *axes, made])
         if not bias:
             return end.leave()
         last = self.steps[-1]
-        if plain and isinstance(last, Convolve) and last.weight.shape[0] == end.extent(made):
+        ordered = tuple(x for x in self.order if x in made) == made
+        if ordered and isinstance(last, Convolve) and last.weight.shape[0] == end.extent(made):
             views = end.steps[len(self.steps) :]
             return replace(end, steps=(*self.steps[:-1], replace(last, bias=True), *views)).leave()
         shape = (end.extent(made), *(1 for _ in self.spatial)) if nchw else (end.extent(made),)
@@ -391,10 +415,19 @@ def _forms(state: _Partial, step: Contraction, created: tuple[str, ...]) -> Iter
     def convolve(lead: Sequence[str], axes: Groups, geometry: Convolution) -> _Partial:
         """Convolution with these indices as batch and as spatial axes."""
         nchw = state.layout == "nchw"
-        before = [lead, (*groups, *contracted), *axes] if nchw else [lead, *axes, (*groups, *contracted)]
+        channels, image = (*groups, *contracted), [_flat(axes)]
+        before = [lead, channels, *axes] if nchw else [lead, *axes, channels]
         after = [lead, (*groups, *created), *axes] if nchw else [lead, *axes, (*groups, *created)]
-        ready = state.permute(_flat(before)).view(before)
-        weight = ready.weight(step, (*groups, *created), contracted, geometry.kernel)
+        ready, columns = state.permute(_flat(before)), contracted
+        if _axes_apart(step.convolution) == (False, False):
+            own = [groups, contracted] if groups else [contracted]
+            apart = [*own, *image] if nchw else [*image, *own]
+            ready = ready.unfold([lead[:-1], lead[-1:], *apart], _plane(step.convolution, (0,)))
+            columns = (_TAP, *contracted)
+            channels = (*groups, *columns)
+            before = [lead, channels, *axes] if nchw else [lead, *axes, channels]
+        ready = ready.view(before)
+        weight = ready.weight(step, (*groups, *created), columns, geometry.kernel)
         operator = Convolve(weight, geometry, math.prod(state.sizes[x] for x in groups))
         return ready.apply(operator, step, _flat(after), after)
 
@@ -417,9 +450,7 @@ def _forms(state: _Partial, step: Contraction, created: tuple[str, ...]) -> Iter
 def _planes(geometry: Convolution) -> Iterator[tuple[tuple[str, ...], Groups, Convolution]]:
     """The convolution as one over two axes: (axes folded into the batch, the two axes, geometry).
 
-    One axis gets a second of extent 1. Of three axes, a factor with extent in time alone sees height
-    and width as one axis, and one without any in time takes time as batch; only a factor with extent
-    in both stays a convolution over three axes, which runtimes run on slow kernels.
+    One axis gets a second of extent 1.
     """
     names = [(f"axis{k}",) for k in range(geometry.axes)]
     match geometry.axes:
@@ -430,18 +461,22 @@ def _planes(geometry: Convolution) -> Iterator[tuple[tuple[str, ...], Groups, Co
         case 2:
             yield (), names, geometry
         case _:
-            flat = geometry.is_pointwise_on(1) and geometry.is_pointwise_on(2)
-            still = geometry.is_pointwise_on(0)
+            still, flat = _axes_apart(geometry)
             if flat:
                 yield (), [names[0], (*names[1], *names[2])], _plane(geometry, (0,), (1, 2))
-            if still:
+            if still or not flat:
                 yield names[0], names[1:], _plane(geometry, (1,), (2,))
-            if not (flat or still):
-                yield (), names, geometry
+
+
+def _axes_apart(geometry: Convolution) -> tuple[bool, ...]:
+    """Of three axes: whether there is nothing to do in time, and nothing in space."""
+    if geometry.axes < 3:
+        return ()
+    return geometry.is_pointwise_on(0), geometry.is_pointwise_on(1) and geometry.is_pointwise_on(2)
 
 
 def _plane(geometry: Convolution, *axes: tuple[int, ...]) -> Convolution:
-    """The convolution over two axes, each a product of axes of which one at most is not pointwise."""
+    """The convolution over other axes, each a product of axes of which one at most is not pointwise."""
 
     def pick(values: Sequence[T], neutral: T) -> tuple[T, ...]:
         found = []

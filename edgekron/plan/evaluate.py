@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekron.plan.convolution import Convolution
-from edgekron.plan.steps import AddBias, Convolve, Layout, MatMul, Permute, Plan, View, Weight
+from edgekron.plan.steps import AddBias, Convolve, Layout, MatMul, Permute, Plan, Unfold, View, Weight
 
 Array = NDArray[Any]
 
@@ -38,6 +38,8 @@ def evaluate_steps(
                 x = x.reshape(shape)
             case Permute(order):
                 x = x.transpose(order)
+            case Unfold(axis, onto, window):
+                x = _unfold(x, axis, onto, window)
             case Convolve(weight, convolution, groups, has_bias):
                 x = _convolve(x, _constant(weight, merged), convolution, groups, plan.layout)
                 if has_bias:
@@ -70,6 +72,14 @@ def _constant(weight: Weight, merged: Sequence[Array]) -> Array:
 def _channels(bias: Array | None, ways: int, layout: Layout) -> Array:
     assert bias is not None
     return bias.reshape((-1,) + (1,) * (ways - 2)) if layout == "nchw" else bias
+
+
+def _unfold(x: Array, axis: int, onto: int, window: Convolution) -> Array:
+    """For each kernel position the entries it sees, one position behind the other."""
+    (padding,), (stride,), (out,) = window.padding, window.stride, window.out
+    x = np.pad(x, [padding if way == axis else (0, 0) for way in range(x.ndim)])
+    seen = [np.arange(out) * stride + tap * window.dilation[0] for tap in range(window.kernel[0])]
+    return np.concatenate([x.take(entries, axis) for entries in seen], onto)
 
 
 def _convolve(x: Array, w: Array, convolution: Convolution, groups: int, layout: Layout) -> Array:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import assert_never
 
-from edgekron.plan.steps import AddBias, Convolve, MatMul, Permute, Plan, View
+from edgekron.plan.steps import AddBias, Convolve, MatMul, Permute, Plan, Unfold, View
 
 FLOAT = 4
 """Bytes of a number."""
@@ -77,6 +77,10 @@ def figures(plan: Plan) -> PlanFigures:
                 shape = tuple(before // known if n == -1 else n for n in wanted)
             case Permute(order):
                 shape = tuple(shape[axis] for axis in order)
+            case Unfold(axis, onto, window):
+                wide = [n * window.kernel[0] if k == onto else n for k, n in enumerate(shape)]
+                wide[axis] = window.out[0]
+                shape = tuple(wide)
             case Convolve(weight, convolution, _, bias):
                 out, parameters = weight.shape[0], math.prod(weight.shape)
                 pixels = convolution.size if convolution.transposed else convolution.out

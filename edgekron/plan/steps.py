@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,6 +48,48 @@ class Permute:
 
     def __str__(self) -> str:
         return f"permute {','.join(map(str, self.order))}"
+
+
+@dataclass(frozen=True)
+class Unfold:
+    """What each kernel position sees along one axis, side by side along another, the position slowest.
+
+    So a convolution over three axes becomes one over two, which runtimes have fast kernels for.
+    axis: along which the window moves; onto: where its positions stand; window: over this one axis.
+
+    Fast kernels slice without steps. So a window of stride s sees the padded axis as blocks of s.
+    """
+
+    axis: int
+    onto: int
+    window: Convolution
+
+    @property
+    def starts(self) -> list[tuple[int, int]]:
+        """Where each position begins: (block, entry in the block)."""
+        (dilation,), (stride,) = self.window.dilation, self.window.stride
+        return [divmod(dilation * tap, stride) for tap in range(self.window.kernel[0])]
+
+    @property
+    def blocks(self) -> int:
+        """How many there are."""
+        needed = math.ceil((self.window.padding[0][0] + self.window.size[0]) / self.window.stride[0])
+        return max(self.starts[-1][0] + self.window.out[0], needed)
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Zeros before and after, so that the blocks are full."""
+        before = self.window.padding[0][0]
+        return before, self.blocks * self.window.stride[0] - before - self.window.size[0]
+
+    def __str__(self) -> str:
+        c = self.window
+        extras = [f"{word} {n}" for word, (n,) in (("stride", c.stride), ("dilation", c.dilation)) if n > 1]
+        before, after = c.padding[0]
+        padding = [f"padding {before}" + (f"+{after}" if after != before else "")] if before or after else []
+        return ", ".join(
+            [f"unfold axis {self.axis} by {c.kernel[0]} onto axis {self.onto}", *extras, *padding]
+        )
 
 
 @dataclass(frozen=True)
@@ -98,7 +141,7 @@ class AddBias:
         return f"bias {_extents(self.shape)}"
 
 
-Step = View | Permute | Convolve | MatMul | AddBias
+Step = View | Permute | Unfold | Convolve | MatMul | AddBias
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,10 @@ class OnnxExporter:
         """ONNX holds them all."""
         return True
 
+    def plans(self, layer: nn.Module) -> bool:
+        """Whether a dense layer needs a plan: over three axes only pointwise convolutions are fast."""
+        return isinstance(layer, nn.Conv3d) and max(layer.kernel_size) > 1
+
     def export(
         self, model: nn.Module, inputs: Inputs, options: ExportOptions, choose: Choose = by_cost
     ) -> Exported:
@@ -56,7 +60,7 @@ class OnnxExporter:
             raise UsageError(f"--opset {opset}: this version exports {OLDEST_OPSET} to {NEWEST_OPSET}")
         if options.layout == "nhwc":
             raise UsageError("--layout nhwc is for TFLite; ONNX files keep PyTorch's nchw")
-        lowered, plans = lower(model, inputs, layout=self.plan_layout, choose=choose)
+        lowered, plans = lower(model, inputs, layout=self.plan_layout, choose=choose, planned=self.plans)
         names = tuple(f"input_{k}" for k in range(len(inputs))) if len(inputs) > 1 else ("input",)
         with torch.no_grad():
             results = lowered(*inputs)

@@ -14,10 +14,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from edgekron.plan import Plan
+from edgekron.plan import Plan, figures
 from edgekron.plan.convolution import Convolution
 from edgekron.plan.cost import ONNXRUNTIME_X86
-from edgekron.plan.steps import AddBias, Convolve, MatMul, Permute, View
+from edgekron.plan.steps import AddBias, Convolve, MatMul, Permute, Unfold, View
 
 Array = NDArray[Any]
 BLOCK = ONNXRUNTIME_X86.lanes
@@ -43,23 +43,26 @@ def layer_model(
     inputs *= plan.convolution.groups
     if between:
         graph.neighbour(inputs)
-    for before, step in zip((None, *plan.steps), plan.steps, strict=False):
+    shapes = ((1, inputs, *plan.convolution.size), *(each.shape for each in figures(plan).steps))
+    for before, step, shape in zip((None, *plan.steps), plan.steps, shapes, strict=False):
         match step:
-            case View(shape):
-                graph.add("Reshape", np.array(shape, np.int64), allowzero=1)
+            case View(wanted):
+                graph.add("Reshape", np.array(wanted, np.int64), allowzero=1)
             case Permute(order):
                 graph.add("Transpose", perm=order)
+            case Unfold():
+                graph.unfold(step, shape)
             case Convolve(_, geometry, groups, has_bias):
                 own = [bias] if has_bias and bias is not None else []
                 graph.convolve(geometry, groups, next(constants), own)
             case MatMul(_, side):
                 graph.add("MatMul", next(constants), first=side == "right")
-            case AddBias(shape):
+            case AddBias(extents):
                 assert bias is not None
                 if isinstance(before, MatMul) and before.side == "right":
                     graph.fuse("Gemm", bias, alpha=1.0, beta=1.0, transA=0, transB=0)  # as onnxsim does
                 else:
-                    graph.add("Add", bias.reshape(shape))
+                    graph.add("Add", bias.reshape(extents))
             case _:
                 assert_never(step)
     if between:
@@ -119,6 +122,30 @@ class _Graph:
         weight = grouped.swapaxes(1, 2).reshape(groups * inner, out // groups, *kernel)
         extra = geometry.output_padding
         self.add("ConvTranspose", weight, *bias, output_padding=extra, **attributes)
+
+    def unfold(self, step: Unfold, shape: Sequence[int]) -> None:
+        """Padding, blocks of a stride, slices, and one concatenation, as onnxsim leaves them."""
+        axis, (out,), (stride,) = step.axis, step.window.out, step.window.stride
+        if any(step.padding):
+            pads = np.zeros((2, len(shape)), np.int64)
+            pads[:, axis] = step.padding
+            self.add("Pad", pads.reshape(-1), mode="constant")
+        near = shape[axis + 1]
+        if stride > 1:
+            blocks = (*shape[:axis], step.blocks, stride * near, *shape[axis + 2 :])
+            self.add("Reshape", np.array(blocks, np.int64), allowzero=1)
+        whole, pieces = self.last, []
+        for block, entry in step.starts:
+            ranges = [(block, block + out, axis, 1), (entry * near, (entry + 1) * near, axis + 1, 1)]
+            extents = (step.blocks, stride * near)
+            parts = [each for each, n in zip(ranges, extents, strict=True) if each[:2] != (0, n)]
+            self.last = whole
+            if parts:
+                self.add("Slice", *(np.array(each, np.int64) for each in zip(*parts, strict=True)))
+            pieces.append(self.last)
+        if len(pieces) > 1:
+            self.last = f"step_{len(self.nodes)}"
+            self.nodes.append(helper.make_node("Concat", pieces, [self.last], axis=step.onto))
 
     def neighbour(self, channels: int) -> None:
         """The identity as a pointwise convolution: of each channel alone where the channels fill blocks."""

@@ -19,7 +19,7 @@ REMEDIES = {
     "unsupported-type": "XNNPACK computes in float32 or int8 only; cast to float32 before this operator",
     "padding-value": "a max-pool with padding does not follow a ReLU; pad after a ReLU, or pool without "
     "padding",
-    "three-axes": "3-D convolutions run on a slow kernel; let the factors convolve time apart from space",
+    "three-axes": "3-D convolutions run on a slow kernel; make them nn.Conv3d, which is run by 2-D ones",
     "broadcast": "a weight or constant is expanded at run time; store it as a buffer, or let the arithmetic "
     "broadcast it",
     "too-many-inputs": f"more than {MOST_CONCATENATED} tensors are joined at once; join them in steps",

@@ -7,7 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")  # read at import
 
@@ -27,6 +27,7 @@ from edgekron.plan import Layout, Plan
 from edgekron.plan.steps import AddBias, Convolve
 from edgekron.quiet import quiet
 from edgekron.wording import one_line
+from edgekron_tflite.activations import TRANSPOSES
 from edgekron_tflite.batch import THREE, TWO, free_batch
 from edgekron_tflite.exposure import expose
 from edgekron_tflite.flatbuffer import get_metadata, pack, parse, rename, set_metadata
@@ -50,6 +51,10 @@ class TfliteExporter:
         convolutions = [step.convolution for step in plan.steps if isinstance(step, Convolve)]
         return all(max(each.dilation) == 1 for each in convolutions if each.transposed)
 
+    def plans(self, layer: nn.Module) -> bool:
+        """Whether a dense layer needs a plan: of CONV_3D and most transposed ones there is no fast form."""
+        return isinstance(layer, nn.Conv3d | nn.ConvTranspose2d)
+
     def export(
         self, model: nn.Module, inputs: Inputs, options: ExportOptions, choose: Choose = by_cost
     ) -> Exported:
@@ -59,7 +64,9 @@ class TfliteExporter:
         if options.opset is not None:
             raise UsageError("--opset is for ONNX; TFLite operators have versions of their own")
         layout: Layout = options.layout or "nhwc"
-        lowered, plans = lower(model, inputs, layout=self.plan_layout, choose=choose, accept=self.accepts)
+        lowered, plans = lower(
+            model, inputs, layout=self.plan_layout, choose=choose, accept=self.accepts, planned=self.plans
+        )
         images = [k for k, x in enumerate(inputs) if x.dim() == 4]
         with torch.no_grad():
             results = lowered(*inputs)
@@ -69,12 +76,13 @@ class TfliteExporter:
         outputs = tuple(f"output_{k}" for k in range(len(results))) if len(results) > 1 else ("output",)
         last = (images, image_results) if layout == "nhwc" else ([], [])
         if options.dynamic_batch:
-            tree = _convert(lowered, _repeated(inputs, TWO), *last)
-            free_batch(tree, _convert(lowered, _repeated(inputs, THREE), *last))
+            tree, asked = _convert(lowered, _repeated(inputs, TWO), *last)
+            free_batch(tree, _convert(lowered, _repeated(inputs, THREE), *last)[0])
         else:
-            tree = _convert(lowered, inputs, *last)
+            tree, asked = _convert(lowered, inputs, *last)
         rename(tree, names, outputs)
-        transposes = sum(plan.permutes for choices in plans.values() for plan in choices)
+        transposes = asked + sum(x.dim() == 5 for x in (*inputs, *results))  # clips keep PyTorch's layout
+        transposes += sum(m.plan.permutes for m in lowered.modules() if isinstance(m, LoweredLayer))
         if layout == "nchw":
             transposes += len(images) + len(image_results)
         warnings = _check([op.name for op in operators(tree)], transposes)
@@ -88,7 +96,7 @@ class TfliteExporter:
         branches = _Branches(plans).eval()
         inputs = branches.inputs()
         images = [k for k, x in enumerate(inputs) if x.dim() == 4]
-        return [pack(part) for part in split(_convert(branches, inputs, images, images))]
+        return [pack(part) for part in split(_convert(branches, inputs, images, images)[0])]
 
     def with_manifest(self, data: bytes, manifest: Manifest) -> bytes:
         """The same file with the manifest in its metadata."""
@@ -150,11 +158,14 @@ def _repeated(inputs: Inputs, batch: int) -> Inputs:
     return tuple(torch.cat([x[:1]] * batch) for x in inputs)
 
 
-def _convert(model: nn.Module, inputs: Inputs, images: list[int], image_results: list[int]) -> Any:
-    """torch.export, our rewrites, litert-torch; the schema's object tree."""
+def _convert(
+    model: nn.Module, inputs: Inputs, images: list[int], image_results: list[int]
+) -> tuple[Any, int]:
+    """torch.export, our rewrites, litert-torch; the schema's object tree, and the transposes we added."""
     with quiet(), tempfile.TemporaryDirectory() as folder:
         try:
-            network: nn.Module = rewrite(torch.export.export(model, inputs).module())
+            rewritten = rewrite(torch.export.export(model, inputs).module())
+            asked, network = rewritten.meta.get(TRANSPOSES, 0), cast(nn.Module, rewritten)
             if images or image_results:
                 network = litert_torch.to_channel_last_io(network, args=images, outputs=image_results)
             samples = tuple(
@@ -162,7 +173,7 @@ def _convert(model: nn.Module, inputs: Inputs, images: list[int], image_results:
             )
             path = Path(folder) / "model.tflite"
             litert_torch.convert(network, samples).export(str(path))
-            return parse(path.read_bytes())
+            return parse(path.read_bytes()), asked
         except Exception as error:  # anything may come out of a converter
             raise UnsupportedError(f"litert-torch cannot convert this network: {one_line(error)}") from error
 

@@ -13,7 +13,8 @@ from onnx import helper
 
 from edgekron.exporter import ExportOptions
 from edgekron.lowered import step_weights
-from edgekron.plan import Plan, dense_plan, evaluate
+from edgekron.plan import Convolution, Plan, dense_plan, evaluate
+from edgekron.structure import Structure
 from edgekron_onnx.exporter import OnnxExporter
 from edgekron_onnx.nodes import BLOCK, layer_model, random_weights
 from edgekron_onnx.runtime import OnnxRuntime
@@ -44,7 +45,7 @@ def run(proto: onnx.ModelProto, x: Any, folder: Path) -> Any:
 def chain(proto: onnx.ModelProto, output: str) -> list[object]:
     """The nodes that lead to an output: operator, attributes, shapes of the constants and where they go.
 
-    The shape that a Reshape is given may say 1 or -1 for the batch.
+    The shape that a Reshape is given may say 1 or -1 for the batch. Of several inputs all paths are listed.
     """
     constants = {each.name: each for each in proto.graph.initializer}
     makers = {node.output[0]: node for node in proto.graph.node}
@@ -55,7 +56,8 @@ def chain(proto: onnx.ModelProto, output: str) -> list[object]:
         kind = node.op_type
         shapes = [tuple(constants[i].dims) if i in constants else None for i in node.input]
         nodes.append((kind, attributes, shapes))
-        [output] = [name for name in node.input if name not in constants]
+        output, *others = [name for name in node.input if name not in constants]
+        nodes += [chain(proto, other) for other in others]
     return nodes[::-1]
 
 
@@ -82,6 +84,19 @@ def test_the_values_are_those_of_the_plan(kind: str, tmp_path: Path) -> None:
         assert bias is not None
         expected = evaluate(plan, factors, x.astype(float), bias.double().numpy())
         assert relative_error(expected, run(proto, x, tmp_path)) < 1e-5, str(plan)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 2, 1), (7, 1, 3), (2, 3, 0)])
+def test_the_nodes_of_a_window_in_time(kernel: int, stride: int, padding: int, tmp_path: Path) -> None:
+    ends = ((padding, padding), (1, 1), (1, 1))
+    geometry = Convolution((8, 5, 6), (kernel, 3, 3), (stride, 1, 1), ends, (1, 1, 1))
+    plan = dense_plan(Structure.dense((4, 3, kernel, 3, 3)), geometry, "nchw", bias=True)
+    branch = Branch(plan, bias=True, batch=1)
+    network = Branches([branch]).eval()
+    exported = EXPORTER.export(network, network.inputs, ExportOptions())
+    own = written(branch)
+    assert chain(own, "output") == chain(onnx.load_model_from_string(exported.data), "output")
+    assert relative_error(branch.expected(), run(own, branch.input.numpy(), tmp_path)) < 1e-5
 
 
 @pytest.mark.parametrize("kind", ["two axes", "two axes, strided", "transposed"])

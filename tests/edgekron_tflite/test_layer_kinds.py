@@ -16,7 +16,6 @@ from edgekron.compression import compress
 from edgekron.errors import UnsupportedError
 from edgekron.exporter import Exported, ExportOptions
 from edgekron.layers import KroneckerConv3d, KroneckerConvTranspose2d
-from edgekron.plan.steps import Convolve, Step
 from edgekron_tflite.exporter import TfliteExporter
 from edgekron_tflite.runtime import LiteRuntime
 from tests.kinds import CLIPS, KINDS, PATTERNS, STRUCTURES, Kinds, some_plans_of, structure
@@ -54,12 +53,7 @@ def test_every_pattern_equals_torch(kind: str, tmp_path: Path) -> None:
     names = set(operators(exported))
     assert names <= STOCK
     assert ("TRANSPOSE_CONV" in names) is (kind in ("transposed", "transposed, with output padding"))
-    volumes = [step for branch in branches for step in branch.plan.steps if is_volume(step)]
-    assert ("CONV_3D" in names) is bool(volumes)
-
-
-def is_volume(step: Step) -> bool:
-    return isinstance(step, Convolve) and step.convolution.axes == 3
+    assert "CONV_3D" not in names
 
 
 class Volumes(nn.Module):
@@ -98,12 +92,12 @@ def test_time_apart_from_space_is_no_convolution_over_three_axes(groups: int, tm
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_time_together_with_space_is_one(groups: int, tmp_path: Path) -> None:
+def test_time_together_with_space_is_unfolded(groups: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = Volumes(["tucker"], groups).eval()
     x = torch.randn(1, int(str(network.layers[0].in_channels)), 4, 5, 6)
     exported = EXPORTER.export(network, (x,), ExportOptions())
-    assert operators(exported).count("CONV_3D") >= 1
+    assert "CONV_3D" not in operators(exported) and "CONCATENATION" in operators(exported)
     (expected,) = network(x)
     (found,) = run(exported, (x,), tmp_path)
     assert relative_error(expected.detach().numpy(), found) < 1e-5
@@ -159,3 +153,38 @@ def test_a_network_of_all_kinds(factors: str, choose: Choose, tmp_path: Path) ->
     (found,) = run(exported, (CLIPS,), tmp_path)
     assert relative_error(small(CLIPS).detach().numpy(), found) < 1e-5
     assert ("CONV_3D" in operators(exported)) is (choose is dense)
+
+
+PLANNED = {
+    "3-D layers": (
+        nn.Sequential(
+            nn.Conv3d(3, 8, (5, 3, 3), (1, 2, 2), (2, 1, 1), bias=False),
+            nn.BatchNorm3d(8),
+            nn.ReLU(),
+            nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
+            nn.Conv3d(8, 8, 3, (2, 1, 1), 1, groups=2),
+            nn.ReLU(),
+            nn.MaxPool3d((2, 1, 1)),
+            nn.Conv3d(8, 4, 1),
+            nn.AdaptiveAvgPool3d(1),
+            nn.Flatten(),
+        ),
+        (1, 3, 8, 16, 12),
+    ),
+    "transposed": (nn.ConvTranspose2d(4, 2, 9, 2, 4, output_padding=1), (1, 4, 5, 6)),
+}
+
+
+@pytest.mark.parametrize("kind", PLANNED)
+def test_dense_layers_without_a_fast_operator_run_by_plans(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, shape = PLANNED[kind]
+    x = torch.randn(shape)
+    expected = network.eval()(x)
+    exported = EXPORTER.export(network, (x,), ExportOptions())
+    assert exported.plans == {} and (kind == "transposed" or exported.warnings == ())
+    path = tmp_path / "model.tflite"
+    path.write_bytes(exported.data)
+    assert LiteRuntime().delegation(path).complete, operators(exported)
+    (found,) = run(exported, (x,), tmp_path)
+    assert relative_error(expected.detach().numpy(), found) < 1e-5

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from edgekron_tflite.activations import TRANSPOSES
 from edgekron_tflite.rewrite import rewrite
 
 aten = torch.ops.aten
@@ -418,3 +419,73 @@ PARTS: dict[str, Callable[[], nn.Module | Function]] = {
 def test_any_chain_keeps_its_function(names: list[str]) -> None:
     torch.manual_seed(0)
     rewritten(chain(lambda x: x * 1, *(PARTS[name]() for name in names)), tolerance=1e-5)
+
+
+@pytest.mark.parametrize("before", [Last(), nn.Conv2d(4, 4, 3)])
+def test_a_prelu_of_one_slope_is_a_leaky_relu(before: nn.Module) -> None:
+    module = rewritten(chain(before, nn.PReLU(), Last()))
+    assert targets(module).count(aten.leaky_relu.default) == 1 and aten.prelu.default not in targets(module)
+
+
+def test_a_prelu_of_many_slopes_is_three_operators() -> None:
+    slopes = nn.PReLU(4)
+    with torch.no_grad():
+        slopes.weight.copy_(torch.tensor([0.0, 0.3, 1.0, -2.0]))
+    module = rewritten(chain(Last(), slopes, Last()))
+    assert {aten.clamp.default, aten.sub.Tensor} <= set(targets(module))
+    assert aten.prelu.default not in targets(module)
+
+
+SHUFFLES: dict[str, tuple[nn.Module, int]] = {
+    "a convolution": (nn.Conv2d(4, 8, 3), 1),
+    "a convolution without bias": (nn.Conv2d(4, 8, 3, bias=False), 1),
+    "no convolution": (Last(), 2),
+    "a convolution that others use": (chain(nn.Conv2d(4, 8, 3), lambda x: x + x.sigmoid()), 2),
+}
+
+
+@pytest.mark.parametrize("before", SHUFFLES)
+def test_a_pixel_shuffle_asks_for_few_transposes(before: str) -> None:
+    layer, transposes = SHUFFLES[before]
+    module = rewritten(chain(layer, nn.PixelShuffle(2)))
+    assert aten.pixel_shuffle.default not in targets(module)
+    assert module.meta[TRANSPOSES] == transposes
+
+
+def test_a_shuffled_convolution_that_is_used_otherwise_keeps_its_channels() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(4, 8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.layer(x)
+            return F.pixel_shuffle(y, 2).mean() + y[:, 1:2]
+
+    assert rewritten(Both().eval()).meta[TRANSPOSES] == 2
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
+        nn.MaxPool3d((2, 1, 1)),
+        nn.MaxPool3d(3, 2, 1),
+        nn.MaxPool3d(2, 1, 0, dilation=2),
+    ],
+)
+def test_a_max_pool_of_clips_is_one_of_images(pool: nn.Module, relu: bool) -> None:
+    module = rewritten(chain(*[nn.ReLU()] * relu, pool), samples(2, 3, 5, 7, 6))
+    assert aten.max_pool3d.default not in targets(module)
+    assert (aten.constant_pad_nd.default in targets(module)) is (relu and any(map(bool, padding_of(pool))))
+
+
+def padding_of(pool: nn.Module) -> tuple[int, ...]:
+    padding = pool.padding
+    return padding if isinstance(padding, tuple) else (int(str(padding)),)
+
+
+def test_elementwise_operators_on_clips_run_channels_last() -> None:
+    module = rewritten(chain(Last(), nn.BatchNorm3d(4), nn.ReLU(), Last()), samples(2, 4, 3, 5, 6))
+    assert sum(target in VIEWS for target in targets(module)) == 2

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -16,8 +13,8 @@ from torch.nn import functional as F
 from edgekron import networks
 from edgekron.networks.cifar import PadShortcut
 from edgekron.networks.resnet import ResNet, SqueezeExcite
+from tests.networks.filled import ASSETS, asset_module, fill, weyl_sequence
 
-ASSETS = Path(__file__).parents[2].parent / "shared" / "assets"
 CIFAR = {"resnet20", "resnet32", "resnet56", "resnet18_cifar"}
 
 # Counts published by torchvision, timm (seresnet50) and He et al. (0.27, 0.46 and 0.85 million).
@@ -31,6 +28,7 @@ PARAMETERS = {
     "resnet50": 25_557_032,
     "se_resnet50": 28_088_024,
     "mobilenet_v2": 3_504_872,
+    "efficientnet_lite0": 4_652_008,
 }
 
 # Copied by hand from the published checkpoints: none of them can be downloaded in a test.
@@ -122,16 +120,33 @@ KEYS: dict[str, dict[str, tuple[int, ...]]] = {
         "classifier.1.weight": (1000, 1280),
         "classifier.1.bias": (1000,),
     },
+    "efficientnet_lite0": {
+        "_conv_stem.weight": (32, 3, 3, 3),
+        "_bn0.running_mean": (32,),
+        "_blocks.0._depthwise_conv.weight": (32, 1, 3, 3),
+        "_blocks.0._project_conv.weight": (16, 32, 1, 1),
+        "_blocks.1._expand_conv.weight": (96, 16, 1, 1),
+        "_blocks.3._depthwise_conv.weight": (144, 1, 5, 5),
+        "_blocks.15._bn2.weight": (320,),
+        "_conv_head.weight": (1280, 320, 1, 1),
+        "_bn1.num_batches_tracked": (),
+        "_fc.weight": (1000, 1280),
+    },
 }
 
-# First logits of torchvision 0.29.2 and timm 1.0.31 (seresnet50), made once with torch 2.13.0:
-# their networks with the weights of `weyl_sequence`, in float64, eval mode, 64 x 64 image.
+# Networks that are no image classifiers have tests of their own.
+OTHERS = {"i3d_resnet50", "edsr", "srresnet", "vdsr", "fsrcnn"}
+
+# First logits of torchvision 0.29.2, timm 1.0.31 (seresnet50) and efficientnet-lite-pytorch 0.1.0, made
+# once with torch 2.13.0: their networks with the weights of `weyl_sequence`, in float64, eval mode, 64 x 64
+# image.
 PUBLISHED_LOGITS = {
     "resnet18": [-1.535452, -2.3968356, 6.5321495],
     "resnet34": [-2.2027531, -11.677353, 12.881224],
     "resnet50": [2.9709871, -6.3331857, -35.542749],
     "se_resnet50": [-4.9905911, -3.8872622, -5.814138],
     "mobilenet_v2": [0.2089404, -2.000675, -1.129149],
+    "efficientnet_lite0": [1.7682731, -4.5645732, 1.6953209],
 }
 
 # asset -> factory and published top-1 of the 10,000 test images (shared/assets/trained/README.md)
@@ -147,36 +162,6 @@ TRAINED = {
 def build(name: str, **options: int) -> nn.Module:
     factory: Callable[..., nn.Module] = getattr(networks, name)
     return factory(**options)
-
-
-def weyl_sequence(shape: torch.Size, start: int) -> Tensor:
-    """Reproducible numbers in [-1, 1) that need no generator: frac(i² · golden ratio)."""
-    index = torch.arange(start, start + shape.numel(), dtype=torch.float64)
-    return ((index**2 * 0.6180339887498949) % 1 * 2 - 1).reshape(shape)
-
-
-def fill(net: nn.Module) -> None:
-    """Give every weight, shift and running statistic of a network reproducible values."""
-    for start, (key, tensor) in enumerate(net.state_dict().items(), start=1):
-        values = weyl_sequence(tensor.shape, start)
-        if key.endswith("running_var"):
-            values = 1 + values / 2
-        elif tensor.dim() > 1:
-            values = values * (6 / tensor[0].numel()) ** 0.5
-        elif key.endswith("weight"):
-            values = 0.75 + values / 4
-        tensor.copy_(values)
-
-
-def asset_module(path: Path) -> ModuleType:
-    """A Python file of the shared assets, imported by path; skips where the assets are absent."""
-    if not path.is_file():
-        pytest.skip(f"no {path.name}: the shared assets are not beside this checkout")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def trained(asset: str) -> nn.Module:
@@ -200,7 +185,7 @@ def photos() -> tuple[Tensor, Tensor]:
 
 
 def test_every_factory_is_covered() -> None:
-    assert sorted(networks.__all__) == sorted(PARAMETERS)
+    assert sorted(networks.__all__) == sorted({*PARAMETERS, *OTHERS})
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -216,7 +201,13 @@ def test_parameter_names_and_shapes(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "entries"),
-    [("resnet18", 122), ("resnet34", 218), ("resnet50", 320), ("mobilenet_v2", 314)],
+    [
+        ("resnet18", 122),
+        ("resnet34", 218),
+        ("resnet50", 320),
+        ("mobilenet_v2", 314),
+        ("efficientnet_lite0", 296),
+    ],
 )
 def test_state_dict_has_as_many_entries_as_torchvisions(name: str, entries: int) -> None:
     assert len(build(name).state_dict()) == entries
@@ -259,6 +250,7 @@ def test_convolutions_start_from_he_normal_of_the_fan_out(name: str) -> None:
         ("resnet18_cifar", {"conv1": (64, 32), "layer1": (64, 32), "layer4": (512, 4)}),
         ("resnet18", {"conv1": (64, 112), "maxpool": (64, 56), "layer4": (512, 7)}),
         ("resnet50", {"layer1": (256, 56), "layer2.0.conv1": (128, 56), "layer2": (512, 28)}),
+        ("efficientnet_lite0", {"_conv_stem": (32, 112), "_blocks.2": (24, 56), "_conv_head": (1280, 7)}),
         ("mobilenet_v2", {"features.1": (16, 112), "features.6": (32, 28), "features": (1280, 7)}),
     ],
 )
@@ -303,7 +295,9 @@ def test_slicing_a_resnet_gives_its_feature_extractor() -> None:
         assert features(torch.zeros(1, 3, 32, 32)).shape == (1, 64, 8, 8)
 
 
-@pytest.mark.parametrize("name", ["resnet20", "resnet18", "se_resnet50", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    "name", ["resnet20", "resnet18", "se_resnet50", "mobilenet_v2", "efficientnet_lite0"]
+)
 def test_torch_export_with_any_batch(name: str) -> None:
     torch.manual_seed(0)
     net, size = build(name, classes=3).eval(), 32 if name in CIFAR else 64

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from edgekron.plan import Convolution, Layout, best_plan, best_plans, dense_plan, evaluate, least_macs, plans
 from edgekron.plan.cost import MODELS, moves_one_axis
-from edgekron.plan.steps import AddBias, Convolve, MatMul, Permute, View
+from edgekron.plan.steps import AddBias, Convolve, MatMul, Permute, Unfold, View
 from edgekron.structure import Structure
 from tests.execution import LAYOUTS, check_plans, random_input, run_numpy, run_torch, torch_layer
 from tests.strategies import Array, layers, layers_of_any_kind, random_factors
@@ -163,6 +163,7 @@ def test_plans_are_well_formed(layer: tuple[Structure, Convolution], layout: Lay
         assert all(size >= structure.sizes[label] for label, size in plan.ranks)
         values = random_factors(structure)
         constant = np.zeros(structure.weight_shape[0])
+        unfolded: tuple[int, ...] = ()
         for step in plan.steps:
             before = x.shape
             x = evaluate(replace(plan, steps=(step,)), values, x, constant)
@@ -173,13 +174,15 @@ def test_plans_are_well_formed(layer: tuple[Structure, Convolution], layout: Lay
                     assert sorted(order) == list(range(len(before))) and list(order) != sorted(order)
                     assert not any(b == a + 1 for a, b in pairwise(order)), "axes that could be one"
                     moved += x.size
+                case Unfold(_, onto, window):
+                    assert convolution.axes == 3
+                    assert x.shape[onto] == before[onto] * window.kernel[0]
+                    unfolded = window.kernel
                 case Convolve(weight, geometry, groups):
                     kernel = merged.factors[weight.factor].shape[2:]
-                    assert geometry.axes == 2 or (
-                        convolution.axes == geometry.axes == 3
-                        and not geometry.is_pointwise_on(0)
-                        and not (geometry.is_pointwise_on(1) and geometry.is_pointwise_on(2))
-                    )
+                    assert geometry.axes == 2
+                    assert kernel[: len(unfolded)] == unfolded
+                    kernel, unfolded = kernel[len(unfolded) :], ()
                     assert weight.shape[0] % groups == 0
                     assert math.prod(weight.shape) == math.prod(merged.value_shape(weight.factor))
                     assert weight.shape[2:] == geometry.kernel
@@ -213,7 +216,7 @@ def test_best_and_dense_plan(layer: tuple[Structure, Convolution], layout: Layou
     assert dense.is_dense and dense.merges == (tuple(range(len(layer[0].factors))),)
     assert best.cost <= dense.cost
     if layer[1].axes:
-        (step,) = (step for step in dense.steps if not isinstance(step, View | Permute))
+        (step,) = (step for step in dense.steps if not isinstance(step, View | Permute | Unfold))
         assert isinstance(step, Convolve)
         assert step.bias is bias and step.groups == layer[1].groups
         pixels = step.convolution.size if step.convolution.transposed else layer[1].out

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekron.plan import Convolution, Plan, plans
-from edgekron.plan.steps import Convolve, MatMul
+from edgekron.plan.steps import Convolve, MatMul, Unfold
 from edgekron.structure import Structure
 from tests.execution import (
     LAYOUTS,
@@ -155,14 +155,25 @@ def test_time_apart_from_space_is_no_convolution_over_three_axes(text: str) -> N
     for layout in LAYOUTS:
         for plan in plans(structure, VOLUME, layout):
             if len(plan.merges) == len(structure.factors):
-                assert all(isinstance(s, Convolve) and s.convolution.axes == 2 for s in products(plan))
+                assert not any(isinstance(step, Unfold) for step in plan.steps)
 
 
-def test_time_together_with_space_is_a_convolution_over_three_axes() -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_time_together_with_space_is_unfolded(layout: Any) -> None:
     structure = Structure.parse("4x2x3x3x1[r] * 2x4x1x1x3[r]; r=2")
-    for plan in plans(structure, VOLUME, "nchw"):
-        axes = [step.convolution.axes for step in products(plan) if isinstance(step, Convolve)]
-        assert 3 in axes and (plan.is_dense or 2 in axes)
+    for plan in plans(structure, VOLUME, layout):
+        assert sum(isinstance(step, Unfold) for step in plan.steps) == 1
+        assert all(isinstance(step, Convolve) and step.convolution.axes == 2 for step in products(plan))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("time", [(7, 1, 1, 3), (7, 3, 1, 1), (6, 2, 3, 0), (2, 3, 2, 2), (1, 2, 1, 0)])
+def test_a_dense_convolution_over_three_axes(layout: Any, time: tuple[int, int, int, int]) -> None:
+    kernel, stride, dilation, padding = time
+    geometry = Convolution(
+        (13, 5, 6), (kernel, 3, 2), (stride, 2, 1), ((padding, padding), (1, 0), (0, 1)), (dilation, 1, 2)
+    )
+    assert check_plans(Structure.dense((4, 3, kernel, 3, 2)), geometry, 2, True, MOST) == 2
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
