@@ -13,6 +13,7 @@ from edgekron import plugins
 from edgekron.errors import EdgekronError
 from edgekron.runtime import Runtime
 from runtime_tests.matrix import FULL, QUICK, Case
+from runtime_tests.networks import NETWORKS
 from runtime_tests.record import ROOT, Record
 from runtime_tests.report import write
 
@@ -41,10 +42,11 @@ def pytest_configure(config: pytest.Config) -> None:
             plugins.runtime(name).version()
         except EdgekronError as error:
             raise pytest.UsageError(f"--runtimes {name}: {error}") from None
+    wanted = config.option.network or list(NETWORKS)
+    if unknown := set(wanted) - set(NETWORKS):
+        raise pytest.UsageError(f"--network {unknown.pop()}: known are {', '.join(NETWORKS)}")
     cases = FULL if config.option.full else QUICK
-    config.stash[_CASES] = tuple(
-        case for case in cases if not config.option.network or case.network in config.option.network
-    )
+    config.stash[_CASES] = [case for case in cases if case.network in wanted]
 
 
 def _names(config: pytest.Config) -> list[str]:

