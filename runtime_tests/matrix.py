@@ -29,11 +29,17 @@ class Case:
 
     @property
     def group(self) -> str:
-        """Cases of one compressed network, which is made once for them all."""
-        return f"{self.network}-{self.structure}"
+        """Cases of one compressed network, which is made once for them all; those of batch 1 apart."""
+        return f"{self.network}-{self.structure}-{self.batch == '1'}"
 
 
-FULL = tuple(Case(*each) for each in product(NETWORKS, STRUCTURES, FORMATS, PRECISIONS, BATCHES))
+FULL = tuple(
+    sorted(
+        (Case(*each) for each in product(NETWORKS, STRUCTURES, FORMATS, PRECISIONS, BATCHES)),
+        key=lambda case: case.batch != "1",
+    )
+)
+"""Every network once before the other batches."""
 _QUICK_NETWORKS = {"resnet20": STRUCTURES, "fsrcnn": ("dense", "gkpd"), "vdsr": ("sekron",)}
 QUICK = tuple(
     case

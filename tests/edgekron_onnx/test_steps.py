@@ -9,7 +9,7 @@ from onnx import helper
 
 from edgekron.lowered import step_weights
 from edgekron.plan import Plan, dense_plan
-from edgekron.plan.steps import AddBias, MatMul
+from edgekron.plan.steps import AddBias, MatMul, Unfold
 from edgekron_onnx.nodes import layer_model
 from tests.kinds import KINDS, some_plans_of, structure
 from tests.samples import Branch, check_states
@@ -17,14 +17,19 @@ from tests.strategies import Array
 
 
 def exposed(branch: Branch) -> onnx.ModelProto:
-    """The layer with the output of every node as an output of the file."""
+    """The layer with what stands behind every step as an output of the file."""
     weights = [weight.numpy() for weight in step_weights(branch.plan, branch.factors)]
     bias = branch.bias_values
     proto = layer_model(branch.plan, weights, None if bias is None else bias.numpy(), opset=18)
     del proto.graph.output[:]
     kind = onnx.TensorProto.FLOAT
-    values = [helper.make_tensor_value_info(node.output[0], kind, None) for node in proto.graph.node]
-    proto.graph.output.extend(values)
+    nodes = iter(proto.graph.node)
+    for k in seen(branch.plan):
+        node = next(nodes)
+        while isinstance(branch.plan.steps[k], Unfold) and node.op_type != "Concat":
+            node = next(nodes)  # padding and slices come first
+        proto.graph.output.append(helper.make_tensor_value_info(node.output[0], kind, None))
+    assert next(nodes, None) is None
     return proto
 
 

@@ -156,7 +156,7 @@ def test_runtimes(artifacts: dict[str, Path]) -> None:
     with pytest.raises(UsageError) as error:
         verify(artifacts["onnx"], classifier(), runtime="onnxrt")
     assert str(error.value) == (
-        "unknown runtime 'onnxrt': known are litert, onnxruntime. Did you mean 'onnxruntime'?"
+        "unknown runtime 'onnxrt': known are litert, onnxruntime, tflite-runtime. Did you mean 'onnxruntime'?"
     )
 
 
