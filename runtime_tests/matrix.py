@@ -12,6 +12,10 @@ STRUCTURES = ("dense", *PATTERNS)
 FORMATS = ("onnx", "tflite")
 PRECISIONS = ("fp32",)
 BATCHES = ("1", "4", "dynamic")
+UNSUPPORTED = {
+    ("fsrcnn", "tflite", "dynamic"): "in TFLite: a constant of TRANSPOSE_CONV depends on it",
+}
+"""Network, format and batch that no artifact can have, and what the error says; README.md has the reasons."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,11 @@ class Case:
 
     def __str__(self) -> str:
         return "-".join((self.network, self.structure, self.format, self.precision, self.batch))
+
+    @property
+    def refusal(self) -> str | None:
+        """What the export says where there is no such artifact."""
+        return UNSUPPORTED.get((self.network, self.format, self.batch))
 
     @property
     def group(self) -> str:

@@ -25,7 +25,8 @@ class Row:
     Errors are relative to the range of the output: approximation (the compressed network against
     the original), lowering (the plans in torch against the layers), runtime (the artifact against
     the plans), parity (the artifact against the network it was exported from). error: what was
-    raised, if anything; complaints: of the structural checks; size: bytes.
+    raised, if anything; complaints: of the structural checks; size: bytes. A row that passed with an
+    error is one that cannot be, and says so as it should.
     """
 
     case: str
@@ -33,7 +34,7 @@ class Row:
     version: str
     trained: bool
     fingerprint: str
-    seconds: float
+    seconds: float = 0.0
     size: int = 0
     approximation: float | None = None
     lowering: float | None = None

@@ -84,6 +84,8 @@ def _networks(rows: Sequence[Row], known: dict[str, Case]) -> str:
 def _cell(row: Row | None) -> str:
     if row is None:
         return "<td class=none>-"
+    if row.passed and row.error:
+        return f'<td class="none" title="{escape(row.error)}">not supported'
     text = "error" if row.error or row.parity is None else f"{row.parity:.1e}"
     kind, note = ("passed", row.version) if row.passed else ("failed", why(row))
     return f'<td class="{kind}" title="{escape(note)}">{text}'

@@ -29,6 +29,7 @@ from edgekron.quiet import quiet
 from edgekron.wording import one_line
 from edgekron_tflite.activations import TRANSPOSES
 from edgekron_tflite.batch import THREE, TWO, free_batch
+from edgekron_tflite.delegation import MOST_CONCATENATED
 from edgekron_tflite.exposure import expose
 from edgekron_tflite.flatbuffer import get_metadata, pack, parse, rename, set_metadata
 from edgekron_tflite.operators import operators
@@ -47,9 +48,16 @@ class TfliteExporter:
     plan_layout: Layout = "nhwc"
 
     def accepts(self, plan: Plan) -> bool:
-        """Whether litert-torch converts it: it cannot dilate a convolution that spreads its input."""
-        convolutions = [step.convolution for step in plan.steps if isinstance(step, Convolve)]
-        return all(max(each.dilation) == 1 for each in convolutions if each.transposed)
+        """Whether litert-torch converts its transposed convolutions, and XNNPACK takes them.
+
+        They cannot be dilated, and each group is an operator, whose outputs one CONCATENATION joins.
+        """
+        spreading = [
+            step for step in plan.steps if isinstance(step, Convolve) and step.convolution.transposed
+        ]
+        return all(
+            max(step.convolution.dilation) == 1 and step.groups <= MOST_CONCATENATED for step in spreading
+        )
 
     def plans(self, layer: nn.Module) -> bool:
         """Whether a dense layer needs a plan: of CONV_3D and most transposed ones there is no fast form."""

@@ -16,6 +16,9 @@ from edgekron.compression import compress
 from edgekron.errors import UnsupportedError
 from edgekron.exporter import Exported, ExportOptions
 from edgekron.layers import KroneckerConv3d, KroneckerConvTranspose2d
+from edgekron.plan import Convolution, plans
+from edgekron.plan.steps import Convolve
+from edgekron.structure import Structure
 from edgekron_tflite.exporter import TfliteExporter
 from edgekron_tflite.runtime import LiteRuntime
 from tests.kinds import CLIPS, KINDS, PATTERNS, STRUCTURES, Kinds, some_plans_of, structure
@@ -133,6 +136,16 @@ def test_the_cut_of_a_transposed_convolution(
     assert names.count("TRANSPOSE_CONV") == 1
     assert native is not bool({"PAD", "SLICE", "STRIDED_SLICE"} & set(names))
     assert not native or "TRANSPOSE" not in names
+
+
+def test_a_transposed_convolution_of_many_groups_is_not_accepted() -> None:
+    """Each is an operator of its own, and XNNPACK joins the outputs of five at most."""
+    up = Convolution((5, 6), (4, 4), (2, 2), ((1, 1), (1, 1)), (1, 1), transposed=True)
+    for rank, most in ((5, 5), (6, 1)):
+        cp = Structure.cp([(4, 1, 1, 1), (1, 8, 1, 1), (1, 1, 4, 1), (1, 1, 1, 4)], rank)
+        steps = [step for plan in filter(EXPORTER.accepts, plans(cp, up, "nhwc")) for step in plan.steps]
+        spreading = [step for step in steps if isinstance(step, Convolve) and step.convolution.transposed]
+        assert max(step.groups for step in spreading) == most
 
 
 def test_a_dilated_transposed_convolution_with_stride_has_no_form() -> None:
