@@ -28,6 +28,7 @@ import json
 import os
 import platform
 import queue
+import signal
 import struct
 import sys
 import threading
@@ -222,14 +223,15 @@ def _receive(requests: queue.Queue[bytes]) -> None:
         os._exit(code)
 
 
-def _serve(runtime: str, model: str, threads: int, out: BinaryIO) -> None:
+def _serve(runtime: str, model: str, threads: int, limit: int, out: BinaryIO) -> None:
     try:
-        _converse(runtime, model, threads, out)
+        _converse(runtime, model, threads, limit, out)
     finally:
         os._exit(1)  # an ordinary end would wait for the thread that reads stdin
 
 
-def _converse(runtime: str, model: str, threads: int, out: BinaryIO) -> None:
+def _converse(runtime: str, model: str, threads: int, limit: int, out: BinaryIO) -> None:
+    _end_after(limit)
     requests: queue.Queue[bytes] = queue.Queue()
     threading.Thread(target=_receive, args=(requests,), daemon=True).start()
     try:
@@ -246,6 +248,7 @@ def _converse(runtime: str, model: str, threads: int, out: BinaryIO) -> None:
     write_frame(out, json.dumps(greeting).encode())
     inputs: list[Any] = []
     while True:
+        _end_after(limit)
         try:
             request = unpack(requests.get())
             runs, repeated = int(request.pop("runs", 1)), bool(inputs and not request)
@@ -255,6 +258,12 @@ def _converse(runtime: str, model: str, threads: int, out: BinaryIO) -> None:
         except Exception as error:
             answer = json.dumps({"error": _failure(error)}).encode()
         write_frame(out, answer)
+
+
+def _end_after(seconds: int) -> None:
+    """Unless called again, whatever it waits for then; 0: never."""
+    if seconds:
+        signal.alarm(seconds)
 
 
 def _inputs(network: Network, request: dict[str, Any]) -> list[Any]:
@@ -278,6 +287,7 @@ def main() -> int:
     parser.add_argument("runtime", choices=sorted(PACKAGES))
     parser.add_argument("model", nargs="?", help="the file; - if it is the first frame on stdin")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--limit", type=int, default=0, help="end after these seconds without an answer")
     parser.add_argument("--inputs", metavar="IN.npz", help="run once on these arrays, by name")
     parser.add_argument("--outputs", metavar="OUT.npz", help="where their outputs go")
     options = parser.parse_args()
@@ -287,7 +297,7 @@ def main() -> int:
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what native libraries print goes to stderr
     if options.model and not once:
-        _serve(options.runtime, options.model, options.threads, out)
+        _serve(options.runtime, options.model, options.threads, options.limit, out)
     try:
         if once:
             _once(_load(options.runtime, options.model, options.threads), options.inputs, options.outputs)

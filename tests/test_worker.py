@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -220,6 +221,17 @@ def test_the_end_of_stdin_ends_it_in_the_middle_of_its_work(when: str, tmp_path:
             send(process, npz(**{"0": A}))
         while not begun.exists():
             assert process.poll() is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGALRM")
+def test_it_ends_when_nothing_is_asked_for_long(tmp_path: Path) -> None:
+    call = command("onnxruntime", sums(tmp_path / "m.onnx"), "--limit", 1)
+    process = subprocess.Popen(call, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    receive(process)
+    send(process, npz(**{"0": A, "1": B}))
+    receive(process)
+    assert process.wait(20) == -signal.SIGALRM
+    process.communicate()
 
 
 def test_frames() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,24 +100,31 @@ def test_a_runtime_in_an_environment_of_its_own(tmp_path: Path) -> None:
     assert report.passed and report.files[0].versions["version"] == version
 
 
-def test_what_is_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "m.onnx")
-    for call, message in (
-        (lambda: profile(path, baseline=path), f"{path} is the artifact and the baseline: "),
-        (lambda: profile(path, runtime="litert"), f"{path}: 'litert' is no runtime of this file: give onnxr"),
-        (lambda: profile(path, runtime="tvm"), f"{path}: 'tvm' is no runtime of this file: give onnxruntime"),
-        (lambda: profile(path, threads=1000), "threads=1000, but this process may use"),
-        (lambda: profile(tmp_path / "no.onnx"), f"no such file: {tmp_path}/no.onnx"),
-    ):
-        with pytest.raises(UsageError) as error:
-            call()
-        assert str(error.value).startswith(message)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"baseline": "m.onnx"},
+            "m.onnx is the artifact and the baseline: give the dense network as baseline",
+        ),
+        ({"runtime": "litert"}, "m.onnx: 'litert' is no runtime of this file: give onnxruntime"),
+        ({"runtime": "tvm"}, "m.onnx: 'tvm' is no runtime of this file: give onnxruntime"),
+        ({"threads": 1000}, "threads=1000, but this process may use"),
+        ({"baseline": "no.onnx"}, "no such file: no.onnx"),
+        ({"device": "phone"}, "unknown device 'phone': known are host, ssh."),
+    ],
+)
+def test_what_is_refused(
+    options: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as error:
+        profile(write(Path("m.onnx")), **options)
+    assert str(error.value).startswith(message)
 
 
 def test_nothing_runs_on_when_it_fails(tmp_path: Path) -> None:
     with HostDevice().connect(1) as connection:
         session = connection.open(write(tmp_path / "m.onnx"), "onnxruntime")
-        assert session.close.alive
-    assert not session.close.alive
     with pytest.raises(UnavailableError, match="the session is closed"):
         session.run([])
