@@ -14,10 +14,11 @@ from typing import Any
 
 CPU = "/sys/devices/system/cpu/cpu"
 THERMAL = "/sys/class/thermal/thermal_zone"
+_CPUFREQ = ("scaling_governor", "scaling_cur_freq", "cpuinfo_max_freq")
 FILES = (
     "/proc/cpuinfo",
     "/proc/device-tree/model",
-    *(f"{CPU}[0-9]*/cpufreq/{name}" for name in ("scaling_governor", "scaling_cur_freq", "cpuinfo_max_freq")),
+    *(f"{CPU}[0-9]*/cpufreq/{name}" for name in _CPUFREQ),
     *(f"{THERMAL}*/{name}" for name in ("type", "temp")),
 )
 SCRIPT = f"uname -srm; grep -aHs '' {' '.join(FILES)}; true"
@@ -146,13 +147,8 @@ def _numbers(cpuinfo: str, values: Mapping[str, str]) -> Iterable[int]:
 
 
 def _core(number: int, values: Mapping[str, str]) -> Core:
-
-    return Core(
-        number,
-        values.get(f"{CPU}{number}/cpufreq/scaling_governor") or None,
-        _thousandth(values.get(f"{CPU}{number}/cpufreq/scaling_cur_freq", "")),
-        _thousandth(values.get(f"{CPU}{number}/cpufreq/cpuinfo_max_freq", "")),
-    )
+    governor, now, most = (values.get(f"{CPU}{number}/cpufreq/{name}", "") for name in _CPUFREQ)
+    return Core(number, governor or None, _thousandth(now), _thousandth(most))
 
 
 def _temperatures(values: Mapping[str, str]) -> Iterable[tuple[str, float]]:

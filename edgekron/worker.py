@@ -246,6 +246,7 @@ def _converse(runtime: str, model: str, threads: int, limit: int, out: BinaryIO)
         write_frame(out, json.dumps({"error": _failure(error)}).encode())
         return
     write_frame(out, json.dumps(greeting).encode())
+    del data  # a board may have little memory
     inputs: list[Any] = []
     while True:
         _end_after(limit)

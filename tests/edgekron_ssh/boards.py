@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
-MISSING = [name for name, found in (("sshd", SSHD), ("ssh", shutil.which("ssh"))) if not found]
+PATH = f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin"
+SSHD = shutil.which("sshd", path=PATH)
+MISSING = [name for name in ("sshd", "ssh", "ssh-keygen", "ps") if not shutil.which(name, path=PATH)]
 HOSTS = {
     "board": {},
     "stranger": {"UserKnownHostsFile": "/dev/null", "StrictHostKeyChecking": "no"},  # which must not count

@@ -27,7 +27,7 @@ from tests.workers import environment, sums
 
 pytest_plugins = ["tests.cli.conftest"]
 real = pytest.mark.skipif(
-    bool(MISSING), reason=f"{' and '.join(MISSING)} not installed: apt-get install openssh-server"
+    bool(MISSING), reason=f"{' and '.join(MISSING)} not installed: apt-get install openssh-server procps"
 )
 Fake = Callable[[str], Path]
 A, B = np.arange(6, dtype=np.float32).reshape(2, 3), np.full((2, 3), 4, np.float32)
