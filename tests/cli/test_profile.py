@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests.cli.conftest import Run
+from tests.workers import sums
 
 BUILT = ("--factory", "networks_of_a_user:build", "--input-shape", "1,3,8,8")
 
@@ -40,3 +42,10 @@ def test_an_option_of_another_device(folder: Path, run: Run) -> None:
     result = run("profile", "m.onnx", "--python", "python3")
     assert (result.code, result.out) == (2, "")
     assert result.errors == ["error: device 'host' has no option 'python': it has none."]
+
+
+def test_a_machine_without_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = run("profile", sums(tmp_path / "m.onnx"), "--device", "ssh:pi")
+    assert (result.code, result.out) == (6, "")
+    assert result.errors == ["error: ssh:pi: there is no ssh on this machine: install openssh-client"]

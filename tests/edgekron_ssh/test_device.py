@@ -20,12 +20,10 @@ from edgekron.errors import UnavailableError, UsageError
 from edgekron.verbs.profile import profile
 from edgekron_ssh import device
 from edgekron_ssh.device import SshDevice
-from tests.cli.conftest import Run
 from tests.edgekron_ssh.boards import MISSING, Board, alive, gone, program, ps, served
 from tests.edgekron_tflite import foreign
 from tests.workers import environment, sums
 
-pytest_plugins = ["tests.cli.conftest"]
 real = pytest.mark.skipif(
     bool(MISSING), reason=f"{' and '.join(MISSING)} not installed: apt-get install openssh-server procps"
 )
@@ -256,13 +254,6 @@ def test_another_file_arrives(fake: Fake, tmp_path: Path, monkeypatch: pytest.Mo
         pytest.raises(UnavailableError, match=r"another file arrived on ssh:pi: sha256 [0-9a-f]{64}$"),
     ):
         connection.open(sums(tmp_path / "m.onnx"), "onnxruntime")
-
-
-def test_a_machine_without_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    result = run("profile", sums(tmp_path / "m.onnx"), "--device", "ssh:pi")
-    assert (result.code, result.out) == (6, "")
-    assert result.errors == ["error: ssh:pi: there is no ssh on this machine: install openssh-client"]
 
 
 def test_every_call_asks_nothing_and_trusts_nobody(fake: Fake, tmp_path: Path) -> None:
