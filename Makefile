@@ -22,7 +22,7 @@ demo: $(VENV)/.all
 
 # ON: the runtimes; make test ON=$(ALL) after make runtimes.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest edgekron tests runtime_tests --runtimes $(ON) -n $(JOBS) --dist loadgroup
+	$(BIN)/python -m pytest edgekron devices tests runtime_tests --runtimes $(ON) -n $(JOBS) --dist loadgroup
 
 # The whole matrix: hours, resumed where it stopped; ends in build/parity/report.html.
 parity: $(VENV)/.dev runtimes

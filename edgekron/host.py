@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from edgekron.conditions import cpu_model
 from edgekron.errors import UsageError
 
 
@@ -49,21 +50,14 @@ def machine() -> dict[str, str | int]:
     """Describe the computer this runs on: cpu, architecture, logical_cores, os, python."""
     cpuinfo = Path("/proc/cpuinfo")
     return {
-        "cpu": _cpu_model(cpuinfo.read_text() if cpuinfo.exists() else ""),
+        "cpu": cpu_model(cpuinfo.read_text() if cpuinfo.exists() else "")
+        or platform.processor()
+        or platform.machine(),
         "architecture": platform.machine(),
         "logical_cores": os.cpu_count() or 1,
         "os": platform.platform(),
         "python": platform.python_version(),
     }
-
-
-def _cpu_model(cpuinfo: str) -> str:
-    entries = dict(line.split(":", 1) for line in cpuinfo.splitlines() if ":" in line)
-    values = {key.strip(): value.strip() for key, value in entries.items()}
-    for key in ("model name", "Model", "Hardware"):  # x86; Raspberry Pi; older ARM kernels
-        if values.get(key):
-            return values[key]
-    return platform.processor() or platform.machine()
 
 
 def _thread_ids() -> list[int]:

@@ -1,14 +1,16 @@
-"""Plug-ins: formats and runtimes by name, found by entry points and loaded when asked for."""
+"""Plug-ins: formats, runtimes and devices by name, found by entry points and loaded when asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import cast
 
 from edgekron import environments
+from edgekron.device import Device
 from edgekron.errors import MissingExtraError, UsageError
 from edgekron.exporter import Exporter
 from edgekron.quiet import quiet
@@ -18,7 +20,7 @@ EXTRAS = {"onnx": "onnx", "onnxruntime": "onnx", "tflite": "tflite", "litert": "
 
 
 def names(group: str) -> list[str]:
-    """Names of all plug-ins of a group: 'exporters' or 'runtimes'."""
+    """Names of all plug-ins of a group: 'exporters', 'runtimes' or 'devices'."""
     return sorted(entry.name for entry in entry_points(group=f"edgekron.{group}"))
 
 
@@ -35,6 +37,19 @@ def runtime(name: str) -> Runtime:
     if ":" in name or name in environments.VERSIONS:
         return environments.EnvironmentRuntime(environments.Environment.parse(name))
     return cast(Runtime, _load("runtimes", "runtime", name)())
+
+
+def device(text: str, options: Mapping[str, str] | None = None) -> Device:
+    """The device KIND or KIND:ADDRESS, with its options; UsageError if the kind or an option is unknown."""
+    kind, _, address = text.partition(":")
+    made, given = _load("devices", "device", kind), dict(options or {})
+    known = [field.name for field in fields(made) if field.name != "address"]
+    if unknown := sorted({*given} - {*known}):
+        raise UsageError(
+            f"device '{kind}' has no option '{unknown[0]}': it has {', '.join(known) or 'none'}."
+            f"{suggestion(unknown[0], known)}"
+        )
+    return cast(Device, made(address, **given))
 
 
 def format_of(path: Path) -> str:

@@ -11,20 +11,24 @@ RUNTIME is onnxruntime, litert or tflite-runtime. MODEL is a path, or `-`: the f
 
 A frame is MAGIC, its length (8 bytes, little-endian) and that many bytes: JSON, or an .npz file, which
 begins with `PK`. The first frame sent is the greeting: versions, `inputs` (name, shape with -1 for a free
-extent, dtype) and the names of the `outputs`. Then each request is an .npz of the inputs, named by their
-places `0`, `1`, .., and maybe of a number `runs`; its answer holds the outputs, named likewise, and what
-the runs took in `nanoseconds`. A failure is answered by JSON with `error`; one to load ends the worker.
-When stdin closes, the worker ends at once, whatever it is doing. Arrays are in the layout of the file.
+extent, dtype), the names of the `outputs`, and the `sha256` of a file that came as a frame. Then each
+request is an .npz of the inputs, named by their places `0`, `1`, .., and maybe of a number `runs`; its
+answer holds the outputs, named likewise, and what the runs took in `nanoseconds`. A request of `runs`
+alone repeats the last inputs, and is answered by `nanoseconds` alone: nothing large travels while latency
+is measured. A failure is answered by JSON with `error`; one to load ends the worker. When stdin closes,
+the worker ends at once, whatever it is doing. Arrays are in the layout of the file.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import os
 import platform
 import queue
+import signal
 import struct
 import sys
 import threading
@@ -219,43 +223,63 @@ def _receive(requests: queue.Queue[bytes]) -> None:
         os._exit(code)
 
 
-def _serve(runtime: str, model: str, threads: int, out: BinaryIO) -> None:
+def _serve(runtime: str, model: str, threads: int, limit: int, out: BinaryIO) -> None:
     try:
-        _converse(runtime, model, threads, out)
+        _converse(runtime, model, threads, limit, out)
     finally:
         os._exit(1)  # an ordinary end would wait for the thread that reads stdin
 
 
-def _converse(runtime: str, model: str, threads: int, out: BinaryIO) -> None:
+def _converse(runtime: str, model: str, threads: int, limit: int, out: BinaryIO) -> None:
+    _end_after(limit)
     requests: queue.Queue[bytes] = queue.Queue()
     threading.Thread(target=_receive, args=(requests,), daemon=True).start()
     try:
-        network = _load(runtime, requests.get() if model == "-" else model, threads)
+        data = requests.get() if model == "-" else None
+        network = _load(runtime, model if data is None else data, threads)
         keys = ("name", "shape", "dtype")
         about = {"inputs": [dict(zip(keys, info)) for info in network.inputs], "outputs": network.outputs}
         greeting = {**_versions(runtime), **about}
+        if data is not None:
+            greeting["sha256"] = hashlib.sha256(data).hexdigest()
     except Exception as error:  # runtimes raise anything
         write_frame(out, json.dumps({"error": _failure(error)}).encode())
         return
     write_frame(out, json.dumps(greeting).encode())
+    del data  # a board may have little memory
+    inputs: list[Any] = []
     while True:
+        _end_after(limit)
         try:
-            answer = _answer(network, unpack(requests.get()))
+            request = unpack(requests.get())
+            runs, repeated = int(request.pop("runs", 1)), bool(inputs and not request)
+            if not repeated:
+                inputs = _inputs(network, request)
+            answer = _answer(network, inputs, runs, silent=repeated)
         except Exception as error:
             answer = json.dumps({"error": _failure(error)}).encode()
         write_frame(out, answer)
 
 
-def _answer(network: Network, request: dict[str, Any]) -> bytes:
-    runs = int(request.pop("runs", 1))
+def _end_after(seconds: int) -> None:
+    """Unless called again, whatever it waits for then; 0: never."""
+    if seconds:
+        signal.alarm(seconds)
+
+
+def _inputs(network: Network, request: dict[str, Any]) -> list[Any]:
     if len(request) != len(network.inputs):
         raise ValueError(f"got {len(request)} inputs, the network takes {len(network.inputs)}")
-    inputs = [request[str(k)] for k in range(len(request))]
+    return [request[str(k)] for k in range(len(request))]
+
+
+def _answer(network: Network, inputs: list[Any], runs: int, *, silent: bool) -> bytes:
     start = time.perf_counter_ns()
     for _ in range(runs):
         outputs = network.run(inputs)
     elapsed = time.perf_counter_ns() - start
-    return pack({**{str(k): y for k, y in enumerate(outputs)}, "nanoseconds": elapsed})
+    told = {} if silent else {str(k): y for k, y in enumerate(outputs)}
+    return pack({**told, "nanoseconds": elapsed})
 
 
 def main() -> int:
@@ -264,6 +288,7 @@ def main() -> int:
     parser.add_argument("runtime", choices=sorted(PACKAGES))
     parser.add_argument("model", nargs="?", help="the file; - if it is the first frame on stdin")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--limit", type=int, default=0, help="end after these seconds without an answer")
     parser.add_argument("--inputs", metavar="IN.npz", help="run once on these arrays, by name")
     parser.add_argument("--outputs", metavar="OUT.npz", help="where their outputs go")
     options = parser.parse_args()
@@ -273,7 +298,7 @@ def main() -> int:
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what native libraries print goes to stderr
     if options.model and not once:
-        _serve(options.runtime, options.model, options.threads, out)
+        _serve(options.runtime, options.model, options.threads, options.limit, out)
     try:
         if once:
             _once(_load(options.runtime, options.model, options.threads), options.inputs, options.outputs)

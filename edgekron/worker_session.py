@@ -26,13 +26,23 @@ _LEAVE = 5.0
 class WorkerSession:
     """A file in a worker, which `command` starts; ends with `close()`, or when it is no longer used.
 
-    what: the file and the runtime, for messages; timeout: seconds to load, and for each request.
+    what: the file and the runtime, for messages; timeout: seconds to load, and for each request; program:
+    what the command reads before it is a worker; model: the file, for a worker that takes it as a frame.
     Raises UsageError if the worker cannot load the file, UnavailableError if it dies, hangs, or does not
     speak in frames.
     """
 
-    def __init__(self, command: Sequence[str], what: str, *, timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        what: str,
+        *,
+        timeout: float = TIMEOUT,
+        program: bytes = b"",
+        model: bytes | None = None,
+    ) -> None:
         self._what, self._timeout = what, timeout
+        self._held: tuple[Array, ...] | None = None
         self._chatter = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the session
         try:
             self._process = subprocess.Popen(
@@ -43,7 +53,7 @@ class WorkerSession:
         self.close = weakref.finalize(self, _end, self._process)
         """End the worker."""
         try:
-            self.greeting: dict[str, Any] = json.loads(self._exchange(None, "load this file"))
+            self.greeting: dict[str, Any] = json.loads(self._exchange(model, "load this file", program))
         except UsageError:
             self.close()
             raise
@@ -53,6 +63,7 @@ class WorkerSession:
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         """Outputs for these inputs."""
+        self._held = None
         answer = self._request(pack(_numbered(inputs)))
         return [answer[str(k)] for k in range(len(answer) - 1)]
 
@@ -60,16 +71,23 @@ class WorkerSession:
         """Runs on these inputs, timed where they happen."""
         return ClockedRun(self, tuple(inputs))
 
-    def nanoseconds(self, inputs: Sequence[Array], runs: int) -> int:
-        """What this many runs take in the worker, without the way there and back."""
-        return int(self._request(pack({**_numbered(inputs), "runs": runs}))["nanoseconds"])
+    def nanoseconds(self, inputs: tuple[Array, ...], runs: int) -> int:
+        """What this many runs take in the worker, without the way there and back.
+
+        The same tuple as the last time is not sent again.
+        """
+        sent = {} if inputs is self._held else _numbered(inputs)
+        self._held = None  # until it has answered
+        answer = self._request(pack({**sent, "runs": runs}))
+        self._held = inputs
+        return int(answer["nanoseconds"])
 
     def _request(self, request: bytes) -> dict[str, Array]:
         if not self.close.alive:
             raise UnavailableError(f"{self._what}: the session is closed")
         return unpack(self._exchange(request, "run this file"))
 
-    def _exchange(self, request: bytes | None, doing: str) -> bytes:
+    def _exchange(self, request: bytes | None, doing: str, program: bytes = b"") -> bytes:
         """Send a request, if there is one, and wait for the next frame."""
         expired = threading.Event()
         # It knows the process only: a thread that held the session might end it, while this one exits.
@@ -78,6 +96,7 @@ class WorkerSession:
         timer.start()
         assert self._process.stdin and self._process.stdout
         try:
+            self._process.stdin.write(program)
             if request is not None:
                 write_frame(self._process.stdin, request)  # type: ignore[arg-type]
             answer = read_frame(self._process.stdout)  # type: ignore[arg-type]
@@ -117,9 +136,9 @@ class ClockedRun:
     session: WorkerSession
     inputs: tuple[Array, ...]
 
-    def __call__(self) -> list[Array]:
+    def __call__(self) -> int:
         """Run once."""
-        return self.session.run(self.inputs)
+        return self.nanoseconds(1)
 
     def nanoseconds(self, calls: int) -> int:
         """Time of this many runs."""

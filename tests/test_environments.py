@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 
-from edgekron import environments, plugins
+from edgekron import environments, plugins, worker
 from edgekron.environments import Environment, EnvironmentRuntime, default_root
 from edgekron.errors import EdgekronError, MissingExtraError, UnavailableError, UsageError
 from edgekron.verbs.bench import bench
@@ -135,6 +136,28 @@ def test_the_same_as_the_runtime_here(name: str, root: Path, tmp_path: Path) -> 
         assert str(error.value) == (
             f"{path}: {there.name} runs in an environment of its own, which does not tell {what}: use {name}"
         )
+
+
+def test_inputs_that_are_timed_again_do_not_travel_again(
+    hostile: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[int] = []
+
+    def write_frame(stream: BinaryIO, data: bytes) -> None:
+        sent.append(len(data))
+        worker.write_frame(stream, data)
+
+    session = opened(hostile(""))
+    monkeypatch.setattr("edgekron.worker_session.write_frame", write_frame)
+    big, other = np.zeros(100_000, np.float32), np.ones(100_000, np.float32)
+    clocked = session.clocked([big])
+    assert clocked.nanoseconds(2) > 0 and clocked() > 0
+    np.testing.assert_array_equal(session.run([other])[0], other)
+    assert clocked.nanoseconds(1) > 0
+    with pytest.raises(UsageError, match="got 2 inputs, the network takes 1"):
+        session.nanoseconds((big, big), 1)
+    assert clocked.nanoseconds(1) > 0
+    assert [size > big.nbytes for size in sent] == [True, False, True, True, True, True]
 
 
 def test_only_files_of_its_format(tmp_path: Path) -> None:

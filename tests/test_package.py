@@ -38,7 +38,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def test_the_wheel_holds_the_packages_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
     assert {name.split("/")[0] for name in names} == {
-        *("edgekron", "edgekron_onnx", "edgekron_tflite", "edgekron-0.1.0.dist-info")
+        *("edgekron", "edgekron_onnx", "edgekron_ssh", "edgekron_tflite", "edgekron-0.1.0.dist-info")
     }
     for name in (
         "edgekron/__init__.py",
@@ -49,6 +49,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: zipfile.ZipFile) -
         "edgekron/networks/resnet.py",
         "edgekron_onnx/exporter.py",
         "edgekron_onnx/py.typed",
+        "edgekron_ssh/py.typed",
         "edgekron_tflite/rewrite.py",
         "edgekron_tflite/py.typed",
         "edgekron-0.1.0.dist-info/licenses/LICENSE",
@@ -61,8 +62,8 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: zipfile.ZipFile) -
 
 
 def test_every_module_of_the_checkout_is_in_the_wheel(wheel: zipfile.ZipFile) -> None:
-    exporters = ROOT / "exporters"
-    packages = (ROOT / "edgekron", exporters / "edgekron_onnx", exporters / "edgekron_tflite")
+    places = ("edgekron", "exporters/edgekron_onnx", "exporters/edgekron_tflite", "devices/edgekron_ssh")
+    packages = [ROOT / place for place in places]
     modules = {
         str(path.relative_to(package.parent)) for package in packages for path in package.rglob("*.py")
     }
@@ -87,6 +88,8 @@ def test_metadata_of_the_wheel(wheel: zipfile.ZipFile) -> None:
         "tflite = edgekron_tflite.exporter:TfliteExporter",
         "onnxruntime = edgekron_onnx.runtime:OnnxRuntime",
         "litert = edgekron_tflite.runtime:LiteRuntime",
+        "host = edgekron.host_device:HostDevice",
+        "ssh = edgekron_ssh.device:SshDevice",
     ):
         assert line in points
 
@@ -151,7 +154,7 @@ def test_public_names_in_fresh_interpreters() -> None:
 
 
 def test_every_module_says_what_it_is_for() -> None:
-    for name in ("edgekron", "edgekron_onnx", "edgekron_tflite"):
+    for name in ("edgekron", "edgekron_onnx", "edgekron_ssh", "edgekron_tflite"):
         package = importlib.import_module(name)
         for found in pkgutil.walk_packages(package.__path__, f"{name}."):
             assert importlib.import_module(found.name).__doc__, found.name

@@ -14,6 +14,7 @@ from edgekron.errors import MissingExtraError, UsageError
 def test_names() -> None:
     assert plugins.names("exporters") == ["onnx", "tflite"]
     assert plugins.names("runtimes") == ["litert", "onnxruntime"]
+    assert plugins.names("devices") == ["host", "ssh"]
 
 
 def test_what_a_plug_in_says_of_itself() -> None:
@@ -52,6 +53,32 @@ def test_an_unknown_runtime() -> None:
         "unknown runtime 'tflite_runtime': known are litert, onnxruntime, tflite-runtime. "
         "Did you mean 'tflite-runtime'?"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("shh:pi", {}, "unknown device 'shh': known are host, ssh. Did you mean 'ssh'?"),
+        ("host", {"python": "p"}, "device 'host' has no option 'python': it has none."),
+        (
+            "ssh:pi",
+            {"pyhton": "p"},
+            "device 'ssh' has no option 'pyhton': it has python. Did you mean 'python'?",
+        ),
+        ("host:pi", {}, "device 'host:pi': the host is this machine, without an address"),
+    ],
+)
+def test_devices_that_are_none(text: str, options: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        plugins.device(text, options)
+    assert str(error.value) == message
+
+
+def test_a_device_is_its_address_and_options() -> None:
+    device = plugins.device("ssh:pi@board:2222", {"python": "venv/bin/python"})
+    assert device.address == "pi@board:2222"
+    assert device == plugins.device("ssh:pi@board:2222", {"python": "venv/bin/python"})
+    assert device != plugins.device("ssh:pi@board:2222")
 
 
 def test_suffixes() -> None:

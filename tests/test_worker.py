@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import io
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -113,13 +115,22 @@ def test_a_conversation(runtime: str, tmp_path: Path) -> None:
                 np.testing.assert_array_equal(answer["0"], 3 * x)
                 np.testing.assert_array_equal(answer["1"], -x)
                 assert answer["nanoseconds"] > 0
+            send(process, npz(runs=np.int64(3)))  # the same inputs again
+            with np.load(io.BytesIO(receive(process))) as answer:
+                assert answer.files == ["nanoseconds"]
+                assert answer["nanoseconds"] > 0
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_the_file_may_come_through_the_stream(runtime: str, tmp_path: Path) -> None:
     with served(runtime, "-") as process:
-        send(process, write(tmp_path, runtime).read_bytes())
-        assert json.loads(receive(process))["inputs"][0] == {"name": "a", "shape": [2, 3], "dtype": "float32"}
+        path = write(tmp_path, runtime)
+        send(process, path.read_bytes())
+        greeting = json.loads(receive(process))
+        assert greeting["inputs"][0] == {"name": "a", "shape": [2, 3], "dtype": "float32"}
+        assert greeting["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        send(process, npz(runs=np.int64(1)))
+        assert json.loads(receive(process)) == {"error": "ValueError: got 0 inputs, the network takes 2"}
         send(process, npz(**{"0": A, "1": B}))
         with np.load(io.BytesIO(receive(process))) as answer:
             np.testing.assert_array_equal(answer["0"], A + B)
@@ -210,6 +221,17 @@ def test_the_end_of_stdin_ends_it_in_the_middle_of_its_work(when: str, tmp_path:
             send(process, npz(**{"0": A}))
         while not begun.exists():
             assert process.poll() is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGALRM")
+def test_it_ends_when_nothing_is_asked_for_long(tmp_path: Path) -> None:
+    call = command("onnxruntime", sums(tmp_path / "m.onnx"), "--limit", 1)
+    process = subprocess.Popen(call, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    receive(process)
+    send(process, npz(**{"0": A, "1": B}))
+    receive(process)
+    assert process.wait(20) == -signal.SIGALRM
+    process.communicate()
 
 
 def test_frames() -> None:

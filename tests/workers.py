@@ -25,7 +25,7 @@ class Value:
 
 class InferenceSession:
     def __init__(self, path, options, providers):
-        self.program = open(path).read()
+        self.program = path.decode() if isinstance(path, bytes) else open(path).read()
         exec(self.program, {"when": "load"})
 
     def get_inputs(self):

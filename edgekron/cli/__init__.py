@@ -15,6 +15,7 @@ from edgekron.cli.demo import demo
 from edgekron.cli.doctor import doctor
 from edgekron.cli.export import export
 from edgekron.cli.inspect import inspect
+from edgekron.cli.profile import profile
 from edgekron.cli.tune import tune
 from edgekron.cli.verify import verify
 from edgekron.errors import EdgekronError
@@ -27,9 +28,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
     epilog="Exit codes: 0 ok, 1 internal error, 2 usage, 3 unsupported layer or operator, "
-    "4 parity failed, 7 unsafe file refused.",
+    "4 parity failed, 6 device unavailable, 7 unsafe file refused.",
 )
-for verb in (compress, export, verify, bench, tune, inspect, doctor, demo):
+for verb in (compress, export, verify, bench, profile, tune, inspect, doctor, demo):
     app.command()(verb)
 
 

@@ -24,7 +24,7 @@ from edgekron.structure import Structure
 from edgekron.verbs.doctor import DoctorReport, Finding
 from tests.cli.conftest import Run
 
-VERBS = ("compress", "export", "verify", "bench", "tune", "inspect", "doctor", "demo")
+VERBS = ("compress", "export", "verify", "bench", "profile", "tune", "inspect", "doctor", "demo")
 
 
 def strict(text: str) -> Any:
@@ -323,7 +323,7 @@ def test_help_lists_the_verbs_and_the_exit_codes(run: Run) -> None:
     ]
     text = " ".join(result.out.split())
     assert "Exit codes: 0 ok, 1 internal error, 2 usage, 3 unsupported layer or operator" in text
-    assert "4 parity failed, 7 unsafe file refused" in text
+    assert "4 parity failed, 6 device unavailable, 7 unsafe file refused" in text
     assert "Usage: edgekron" in run().out
 
 

@@ -1,0 +1,56 @@
+"""Device: where an artifact runs. Add one by imitating a folder under devices/.
+
+A device is a plain value: an address and options, the fields of a frozen dataclass. `connect` makes it ready
+and yields what files are opened with; when the `with` ends, nothing runs there and nothing lies there, and
+the same holds when this process is killed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+from edgekron.artifact import Array
+from edgekron.conditions import Conditions
+from edgekron.latency import Clocked
+from edgekron.runtime import Session
+
+
+class DeviceSession(Session, Protocol):
+    """A file loaded on a device; arrays are in the file's own layout.
+
+    greeting: what the device tells of its runtime: `runtime` and `version`, and more.
+    """
+
+    greeting: dict[str, Any]
+
+    def clocked(self, inputs: Sequence[Array]) -> Clocked:
+        """Runs on these inputs, timed on the device."""
+
+
+class Connection(Protocol):
+    """A device made ready; cores: those that the runs are pinned to, None if they are not."""
+
+    cores: tuple[int, ...] | None
+
+    def conditions(self) -> Conditions:
+        """What the device is, and its state now."""
+
+    def open(self, path: Path, runtime: str) -> DeviceSession:
+        """Load a file; it is closed with the connection.
+
+        Raises UnavailableError if the device, its runtime or the way there is missing or fails, UsageError
+        for a file that the runtime does not take.
+        """
+
+
+class Device(Protocol):
+    """A kind of device; fields of its dataclass but for `address` are options, given as text."""
+
+    address: str
+    """What follows the colon in KIND:ADDRESS, or ''."""
+
+    def connect(self, threads: int) -> AbstractContextManager[Connection]:
+        """Make ready for runs on this many threads; UnavailableError if the device cannot be reached."""

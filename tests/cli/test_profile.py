@@ -1,0 +1,51 @@
+"""edgekron profile: text and JSON, and the exit code for parity that fails."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.cli.conftest import Run
+from tests.workers import sums
+
+BUILT = ("--factory", "networks_of_a_user:build", "--input-shape", "1,3,8,8")
+
+
+def test_profile_on_this_machine(folder: Path, run: Run) -> None:
+    assert run("export", "state.pt", "-f", "onnx", "-o", "m.onnx", *BUILT).code == 0
+    (folder / "dense.onnx").write_bytes((folder / "m.onnx").read_bytes())
+    common = ("profile", "m.onnx", "--baseline", "dense.onnx", "--seconds", 0)
+
+    result = run(*common, "--reference", "state.pt", *BUILT, "--json")
+    assert (result.code, result.errors) == (0, [])
+    told = json.loads(result.out)
+    assert [each["path"] for each in told["files"]] == ["m.onnx", "dense.onnx"]
+    assert told["parity"]["passed"] and told["reference"] == "its PyTorch network"
+    assert told["parity"]["rows"][0]["output"] == "output"
+
+    result = run(*common)
+    assert (result.code, result.errors) == (0, [])
+    assert "of this machine" in result.out.splitlines()[-1] and "baseline" in result.out
+
+    state = torch.load(folder / "state.pt")
+    torch.save({name: 1.1 * value for name, value in state.items()}, folder / "other.pt")
+    result = run(*common, "--reference", "other.pt", *BUILT)
+    assert (result.code, result.errors) == (4, [])
+    assert "parity FAILED: 3 of 3 compared" in result.out
+
+
+def test_an_option_of_another_device(folder: Path, run: Run) -> None:
+    (folder / "m.onnx").write_bytes(b"\x08\x08\x3a\x0c\x0a\x0a\x0a\x01x\x12\x01y\x22\x02Id")
+    result = run("profile", "m.onnx", "--python", "python3")
+    assert (result.code, result.out) == (2, "")
+    assert result.errors == ["error: device 'host' has no option 'python': it has none."]
+
+
+def test_a_machine_without_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = run("profile", sums(tmp_path / "m.onnx"), "--device", "ssh:pi")
+    assert (result.code, result.out) == (6, "")
+    assert result.errors == ["error: ssh:pi: there is no ssh on this machine: install openssh-client"]
