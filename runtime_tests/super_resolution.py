@@ -11,7 +11,7 @@ from PIL import Image
 
 Plane = NDArray[np.float32]
 SCALE = 2
-TILE = 128
+TILE = 224
 HALO = 20
 """What VDSR sees beyond a pixel: twenty 3x3 convolutions."""
 
