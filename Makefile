@@ -20,7 +20,7 @@ export EDGEKRON_RUNTIMES ?= $(CURDIR)/.runtimes
 demo: $(VENV)/.all
 	$(BIN)/edgekron demo
 
-# ON: the runtimes; make test ON=$(ALL) after make runtimes.
+# ON: the runtimes; make test ON='$(ALL)' after make runtimes takes all four.
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest edgekron devices tests runtime_tests --runtimes $(ON) -n $(JOBS) --dist loadgroup
 

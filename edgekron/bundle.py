@@ -6,13 +6,10 @@ import json
 import os
 import secrets
 import shutil
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from edgekron import reproduce, worker
 from edgekron.artifact import Array
@@ -67,7 +64,7 @@ def write_bundle(folder: Path, bundle: Bundle, *, force: bool = False) -> None:
         for name, content in _files(bundle).items():
             (partial / name).write_bytes(content)
         for name in ("inputs", "reference", "outputs"):
-            _write_npz(partial / f"{name}.npz", getattr(bundle, name))
+            (partial / f"{name}.npz").write_bytes(worker.pack(getattr(bundle, name)))
         if folder.exists():
             os.replace(folder, old)
         os.replace(partial, folder)
@@ -96,14 +93,6 @@ def _files(bundle: Bundle) -> dict[str, bytes]:
 
 def _json(value: Any) -> bytes:
     return json.dumps(value, indent=1, allow_nan=False).encode()
-
-
-def _write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
-    """As numpy.savez, but for any names."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, array in arrays.items():
-            with file.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, array, allow_pickle=False)
 
 
 _README = """{name} on {runtime}, compared with its PyTorch network.

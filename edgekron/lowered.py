@@ -15,9 +15,6 @@ from edgekron.errors import UsageError
 from edgekron.plan.convolution import Convolution
 from edgekron.plan.steps import AddBias, Convolve, Layout, MatMul, Permute, Plan, Unfold, View, Weight
 
-MOST_JOINED = 5
-"""Tensors that LiteRT's fast kernels concatenate at once."""
-
 
 def step_weights(plan: Plan, factors: Factors) -> list[Tensor]:
     """The constants of the plan's products, in the order of its steps. Differentiable."""
@@ -79,10 +76,7 @@ def _unfold(step: Unfold, x: Tensor) -> Tensor:
     for block, entry in step.starts:
         piece = x.narrow(axis, block, out)
         pieces.append(piece.narrow(axis + 1, entry * near, near) if stride > 1 else piece)
-    while len(pieces) > 1:
-        parts = range(0, len(pieces), MOST_JOINED)
-        pieces = [torch.cat(pieces[k : k + MOST_JOINED], step.onto) for k in parts]
-    return pieces[0]
+    return torch.cat(pieces, step.onto)
 
 
 def _convolve(step: Convolve, weight: Tensor, x: Tensor, bias: Tensor | None, layout: Layout) -> Tensor:

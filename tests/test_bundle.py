@@ -176,7 +176,7 @@ def test_a_failure_leaves_what_was_there(
         source.rename(target)
 
     for where, what in (
-        ("edgekron.bundle._write_npz", full),
+        ("edgekron.bundle.worker.pack", full),
         ("edgekron.bundle.os.replace", full_at_the_end),
     ):
         with monkeypatch.context() as patched:
