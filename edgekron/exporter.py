@@ -86,6 +86,9 @@ class Exporter(Protocol):
     def accepts(self, plan: Plan) -> bool:
         """Whether the format can hold the plan."""
 
+    def plans(self, layer: nn.Module) -> bool:
+        """Whether a dense layer is run by a plan, too, as the format has no fast operator for it."""
+
     def export(
         self, model: nn.Module, inputs: Inputs, options: ExportOptions, choose: Choose = by_cost
     ) -> Exported:

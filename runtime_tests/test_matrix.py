@@ -131,7 +131,9 @@ def lowered_outputs(model: nn.Module, trials: Sequence[Trial], format: str) -> l
     room = exporter(format)
     example = tuple(map(torch.from_numpy, trials[0].inputs))
     choose = partial(by_cost, guard="off")
-    lowered, _ = lower(model, example, layout=room.plan_layout, choose=choose, accept=room.accepts)
+    lowered, _ = lower(
+        model, example, layout=room.plan_layout, choose=choose, accept=room.accepts, planned=room.plans
+    )
     return reference_outputs(lowered, trials)
 
 
