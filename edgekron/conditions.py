@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 CPU = "/sys/devices/system/cpu/cpu"
@@ -45,14 +45,30 @@ class Core:
 
 
 @dataclass(frozen=True)
+class Battery:
+    """Of a phone; degrees C, per cent; None for what it does not tell."""
+
+    temperature: float | None = None
+    level: int | None = None
+    charging: bool | None = None
+
+
+@dataclass(frozen=True)
 class Conditions:
-    """A machine at one moment; temperatures: degrees C by thermal zone, in the order of the zones."""
+    """A machine at one moment; temperatures: degrees C by thermal zone, in the order of the zones.
+
+    throttling: how far the system slows itself down, 0 if it does not (Android's thermal status);
+    properties: of the build and the SoC, as the system names them.
+    """
 
     cpu: str
     architecture: str
     os: str
     cores: tuple[Core, ...]
     temperatures: tuple[tuple[str, float], ...]
+    throttling: int | None = None
+    battery: Battery | None = None
+    properties: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def hottest(self) -> float | None:
@@ -81,6 +97,10 @@ class Conditions:
             )
         if self.hottest is not None and self.hottest >= HOT:
             found.append(f"{self.hottest:.1f} C: boards lower their frequency from about {HOT:.0f} C")
+        if self.throttling:
+            found.append(f"the system slows itself down (thermal status {self.throttling}): let it cool")
+        if self.battery and self.battery.charging:
+            found.append("the battery is charging, which heats the device")
         return tuple(found)
 
     def __str__(self) -> str:
@@ -90,6 +110,8 @@ class Conditions:
             f"governor {', '.join(governors)}" if governors else "",
             f"{'-'.join(map(str, dict.fromkeys((mhz[0], mhz[-1]))))} MHz" if mhz else "",
             "" if self.hottest is None else f"{self.hottest:.1f} C",
+            "" if self.throttling is None else f"thermal status {self.throttling}",
+            f"battery {self.battery.temperature:.1f} C" if self.battery and self.battery.temperature else "",
         ]
         return ", ".join(filter(None, parts)) or "the machine tells no governor, frequency or temperature"
 

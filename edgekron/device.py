@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from edgekron.artifact import Array
 from edgekron.conditions import Conditions
+from edgekron.instructions import Instructions
 from edgekron.latency import Clocked
 from edgekron.runtime import Session
 
@@ -21,13 +22,23 @@ from edgekron.runtime import Session
 class DeviceSession(Session, Protocol):
     """A file loaded on a device; arrays are in the file's own layout.
 
-    greeting: what the device tells of its runtime: `runtime` and `version`, and more.
+    greeting: what the device tells of its runtime: `runtime` and `version`, and more; where a delegate
+    was asked for, `delegate`: {"asked": its name, "applied": what it took, in words}.
     """
 
     greeting: dict[str, Any]
 
-    def clocked(self, inputs: Sequence[Array]) -> Clocked:
-        """Runs on these inputs, timed on the device."""
+    def clocked(self, inputs: Sequence[Array]) -> Clocked | None:
+        """Runs on these inputs, timed on the device; None where time means nothing, as in an emulator."""
+
+    def instructions(self, inputs: Sequence[Array]) -> Instructions | None:
+        """What one run on these inputs executes; None where it cannot be counted."""
+
+    def peak_bytes(self) -> int | None:
+        """The most memory that the process which runs the file has held so far; None if it is not told."""
+
+    def log(self) -> tuple[str, ...]:
+        """What the runtime has printed, in lines."""
 
 
 class Connection(Protocol):

@@ -13,10 +13,11 @@ A frame is MAGIC, its length (8 bytes, little-endian) and that many bytes: JSON,
 begins with `PK`. The first frame sent is the greeting: versions, `inputs` (name, shape with -1 for a free
 extent, dtype), the names of the `outputs`, and the `sha256` of a file that came as a frame. Then each
 request is an .npz of the inputs, named by their places `0`, `1`, .., and maybe of a number `runs`; its
-answer holds the outputs, named likewise, and what the runs took in `nanoseconds`. A request of `runs`
-alone repeats the last inputs, and is answered by `nanoseconds` alone: nothing large travels while latency
-is measured. A failure is answered by JSON with `error`; one to load ends the worker. When stdin closes,
-the worker ends at once, whatever it is doing. Arrays are in the layout of the file.
+answer holds the outputs, named likewise, what the runs took in `nanoseconds`, and the most memory that the
+process has held, `peak_bytes`, where the system tells it. A request of `runs` alone repeats the last inputs,
+and is answered without the outputs: nothing large travels while latency is measured. A failure is answered
+by JSON with `error`; one to load ends the worker. When stdin closes, the worker ends at once, whatever it is
+doing. Arrays are in the layout of the file.
 """
 
 from __future__ import annotations
@@ -279,7 +280,17 @@ def _answer(network: Network, inputs: list[Any], runs: int, *, silent: bool) -> 
         outputs = network.run(inputs)
     elapsed = time.perf_counter_ns() - start
     told = {} if silent else {str(k): y for k, y in enumerate(outputs)}
-    return pack({**told, "nanoseconds": elapsed})
+    return pack({**told, "nanoseconds": elapsed, **_peak()})
+
+
+def _peak() -> dict[str, int]:
+    """The most memory of this process, if the system tells."""
+    try:
+        resource = import_module("resource")
+    except ImportError:  # Windows
+        return {}
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"peak_bytes": unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
 
 
 def main() -> int:

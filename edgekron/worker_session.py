@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import tempfile
@@ -15,6 +16,7 @@ from typing import Any
 
 from edgekron.artifact import Array, TensorInfo
 from edgekron.errors import UnavailableError, UsageError
+from edgekron.instructions import Instructions
 from edgekron.wording import printable
 from edgekron.worker import pack, read_frame, unpack, write_frame
 
@@ -43,6 +45,7 @@ class WorkerSession:
     ) -> None:
         self._what, self._timeout = what, timeout
         self._held: tuple[Array, ...] | None = None
+        self._peak: int | None = None
         self._chatter = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the session
         try:
             self._process = subprocess.Popen(
@@ -71,6 +74,22 @@ class WorkerSession:
         """Runs on these inputs, timed where they happen."""
         return ClockedRun(self, tuple(inputs))
 
+    def instructions(self, inputs: Sequence[Array]) -> Instructions | None:
+        """Not counted where a worker runs as it is."""
+        return None
+
+    def peak_bytes(self) -> int | None:
+        """What the worker told of itself after the last run."""
+        return self._peak
+
+    def log(self) -> tuple[str, ...]:
+        """What the worker has printed."""
+        file = self._chatter.fileno()
+        said = os.pread(
+            file, os.fstat(file).st_size, 0
+        )  # the worker writes at the place that seek would move
+        return tuple(printable(line) for line in said.decode(errors="replace").splitlines() if line.strip())
+
     def nanoseconds(self, inputs: tuple[Array, ...], runs: int) -> int:
         """What this many runs take in the worker, without the way there and back.
 
@@ -85,7 +104,10 @@ class WorkerSession:
     def _request(self, request: bytes) -> dict[str, Array]:
         if not self.close.alive:
             raise UnavailableError(f"{self._what}: the session is closed")
-        return unpack(self._exchange(request, "run this file"))
+        answer = unpack(self._exchange(request, "run this file"))
+        if "peak_bytes" in answer:
+            self._peak = int(answer.pop("peak_bytes"))
+        return answer
 
     def _exchange(self, request: bytes | None, doing: str, program: bytes = b"") -> bytes:
         """Send a request, if there is one, and wait for the next frame."""
@@ -124,9 +146,8 @@ class WorkerSession:
         if code < 0:
             with suppress(ValueError):
                 how = f"was ended by {signal.Signals(-code).name}"
-        self._chatter.seek(0)
-        lines = [line for line in self._chatter.read().decode(errors="replace").splitlines() if line.strip()]
-        return how + (f"; its last line was: {printable(lines[-1].strip())}" if lines else "")
+        lines = self.log()
+        return how + (f"; its last line was: {lines[-1].strip()}" if lines else "")
 
 
 @dataclass(frozen=True, eq=False)

@@ -165,7 +165,9 @@ def _runtime(opened: Opened, name: str | None) -> str:
 
 def _run(opened: Opened, session: DeviceSession) -> Clocked:
     first = seeded_trials(opened.inputs(session), 1)[0]
-    return session.clocked(to_layout(first.inputs, opened.layout))
+    clocked = session.clocked(to_layout(first.inputs, opened.layout))
+    assert clocked
+    return clocked
 
 
 def _profiled(opened: Opened, session: DeviceSession) -> ProfiledFile:
