@@ -61,7 +61,7 @@ class SshConnection:
         if runtime not in worker.PACKAGES:
             raise UsageError(
                 f"runtime '{runtime}': {self.device} has the version that its Python holds: give "
-                f"{runtime.partition(':')[0]}, and name another Python with --python"
+                f"{runtime.partition(':')[0]}, and name another Python with --option python=PATH"
             )
         self.device.require(runtime)
         data = read_whole(path)
@@ -92,7 +92,7 @@ class SshDevice:
                 f"device '{self}': expected ssh:[USER@]HOST[:PORT], for instance ssh:pi@raspberrypi"
             )
         if not self.python.strip() or self.python.startswith("-"):
-            raise UsageError(f"--python '{self.python}': expected a program such as venv/bin/python")
+            raise UsageError(f"--option python='{self.python}': expected a program such as venv/bin/python")
 
     def __str__(self) -> str:
         return f"ssh:{self.address}"

@@ -12,7 +12,7 @@ from ai_edge_litert.interpreter import Interpreter
 from edgekron.artifact import Array, TensorInfo
 from edgekron.delegation import DelegationReport
 from edgekron.errors import UsageError
-from edgekron.profile import Profile
+from edgekron.operator_times import OperatorTimes
 from edgekron.quiet import quiet
 from edgekron.wording import one_line
 from edgekron_tflite import delegation
@@ -83,7 +83,9 @@ class LiteRuntime:
             raise UsageError(f"{path}: LiteRT cannot load this file: {one_line(error)}") from error
         return delegation.report(parse(data), nodes)
 
-    def profile(self, path: Path, inputs: Sequence[Array], *, threads: int = 1, runs: int = 30) -> Profile:
+    def profile(
+        self, path: Path, inputs: Sequence[Array], *, threads: int = 1, runs: int = 30
+    ) -> OperatorTimes:
         """Refused: the interpreter's Python interface has no profiler."""
         raise UsageError(
             f"{path}: LiteRT's Python interpreter gives no time per operator; its benchmark_model does, "

@@ -23,8 +23,8 @@ def test_profile_on_this_machine(folder: Path, run: Run) -> None:
     assert (result.code, result.errors) == (0, [])
     told = json.loads(result.out)
     assert [each["path"] for each in told["files"]] == ["m.onnx", "dense.onnx"]
-    assert told["parity"]["passed"] and told["reference"] == "its PyTorch network"
-    assert told["parity"]["rows"][0]["output"] == "output"
+    assert told["passed"] and told["files"][0]["reference"] == "its PyTorch network"
+    assert told["files"][0]["parity"]["rows"][0]["output"] == "output"
 
     result = run(*common)
     assert (result.code, result.errors) == (0, [])
@@ -39,7 +39,7 @@ def test_profile_on_this_machine(folder: Path, run: Run) -> None:
 
 def test_an_option_of_another_device(folder: Path, run: Run) -> None:
     (folder / "m.onnx").write_bytes(b"\x08\x08\x3a\x0c\x0a\x0a\x0a\x01x\x12\x01y\x22\x02Id")
-    result = run("profile", "m.onnx", "--python", "python3")
+    result = run("profile", "m.onnx", "--option", "python=python3")
     assert (result.code, result.out) == (2, "")
     assert result.errors == ["error: device 'host' has no option 'python': it has none."]
 
