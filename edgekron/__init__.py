@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from edgekron.verbs.bench import bench as bench
     from edgekron.verbs.export import export as export
     from edgekron.verbs.inspect import inspect as inspect
+    from edgekron.verbs.profile import profile as profile
     from edgekron.verbs.verify import verify as verify
 
 _HOMES = {
@@ -44,6 +45,7 @@ _HOMES = {
     "inspect": "verbs.inspect",
     "kronecker_to_tensor": "decomposition",
     "load": "checkpoint",
+    "profile": "verbs.profile",
     "save": "checkpoint",
     "verify": "verbs.verify",
 }

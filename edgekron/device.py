@@ -63,5 +63,9 @@ class Device(Protocol):
     address: str
     """What follows the colon in KIND:ADDRESS, or ''."""
 
+    @staticmethod
+    def missing() -> str:
+        """What this machine lacks to reach such devices, as the line that repairs it; '' if nothing."""
+
     def connect(self, threads: int) -> AbstractContextManager[Connection]:
         """Make ready for runs on this many threads; UnavailableError if the device cannot be reached."""

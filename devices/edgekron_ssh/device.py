@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -32,6 +33,7 @@ OPTIONS = (
     *("-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3"),
 )
 """Of every call: no questions, no unknown host keys, no shared connections; a dead one is noticed in 15 s."""
+_INSTALL = "install openssh-client"
 _SECONDS = 60.0
 """For the calls that ask a board something."""
 _LIMIT = 600
@@ -97,6 +99,11 @@ class SshDevice:
     def __str__(self) -> str:
         return f"ssh:{self.address}"
 
+    @staticmethod
+    def missing() -> str:
+        """The client."""
+        return "" if shutil.which("ssh") else _INSTALL
+
     @contextmanager
     def connect(self, threads: int) -> Iterator[SshConnection]:
         """Reach the board; its workers end with the connection."""
@@ -127,9 +134,7 @@ class SshDevice:
                 self.command(remote), input=data, capture_output=True, timeout=_SECONDS, check=False
             )
         except FileNotFoundError as error:
-            raise UnavailableError(
-                f"{self}: there is no ssh on this machine: install openssh-client"
-            ) from error
+            raise UnavailableError(f"{self}: there is no ssh on this machine: {_INSTALL}") from error
         except subprocess.TimeoutExpired as error:
             raise UnavailableError(
                 f"{self} does not answer within {_SECONDS:g} s; try: {self.login}"
