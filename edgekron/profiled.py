@@ -117,8 +117,10 @@ class ProfileReport:
             yield f"peak memory of the process: {', '.join(peaks)}"
         if self.latency:
             hottest = max(self.during, key=lambda each: each.heat or 0, default=None)
-            states = (("before", self.before), ("during", hottest), ("after", self.after))
-            yield from (f"{when}: {state}" for when, state in states if state)
+            states: dict[str, list[str]] = {}
+            for when, state in (("before", self.before), ("during", hottest), ("after", self.after)):
+                states.setdefault(str(state or ""), []).append(when)
+            yield from (f"{', '.join(when)}: {state}" for state, when in states.items() if state)
         for each in self.files:
             if each.parity:
                 yield f"{each.path}: {each.parity.summary()}, compared with {each.reference}"

@@ -60,7 +60,7 @@ def test_a_file_against_the_dense_one(suffix: str, tmp_path: Path) -> None:
         assert (each.path, each.size) == (str(file), file.stat().st_size)
         assert each.versions["runtime"] == runtime
         assert each.versions["version"] == plugins.runtime(runtime).version()
-        assert each.peak_bytes and 1 << 24 < each.peak_bytes < 1 << 32
+        assert each.peak_bytes and 1 << 24 < each.peak_bytes < 1 << 28  # its own, not that of its parent
     assert report.before.cpu and report.before.machine["logical_cores"] == os.cpu_count()
     text = str(report)
     assert text.startswith(f"{runtime} {report.files[0].versions['version']} on host, threads: 1\n")
