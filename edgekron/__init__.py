@@ -14,8 +14,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from edgekron.checkpoint import load as load
     from edgekron.checkpoint import save as save
-    from edgekron.compression import CompressionReport as CompressionReport
     from edgekron.compression import compress as compress
+    from edgekron.compression_report import CompressionReport as CompressionReport
     from edgekron.decomposition import Factors as Factors
     from edgekron.decomposition import decompose as decompose
     from edgekron.decomposition import kronecker_to_tensor as kronecker_to_tensor
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from edgekron.verbs.verify import verify as verify
 
 _HOMES = {
-    "CompressionReport": "compression",
+    "CompressionReport": "compression_report",
     "EdgekronError": "errors",
     "Factor": "structure",
     "Factors": "decomposition",
