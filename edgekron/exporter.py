@@ -17,6 +17,7 @@ from edgekron.artifact import Manifest
 from edgekron.choice import Choose, by_cost
 from edgekron.network import Inputs
 from edgekron.plan import Layout, Plan
+from edgekron.precision import Precision, require_precision
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,18 @@ class ExportOptions:
 
     opset: of ONNX; dynamic_batch: the file takes any batch; layout: of 4-D inputs and outputs, by default
     what the format prefers; at_load: layers that run dense are stored as their factors, which the
-    runtime multiplies when it opens the file, where the format has a way to say so.
+    runtime multiplies when it opens the file, where the format has a way to say so; precision: of the
+    numbers in the file.
     """
 
     opset: int | None = None
     dynamic_batch: bool = False
     layout: Literal["nchw", "nhwc"] | None = None
     at_load: bool = False
+    precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        require_precision(self.precision)
 
 
 @dataclass(frozen=True)

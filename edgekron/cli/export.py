@@ -43,6 +43,13 @@ class GuardName(StrEnum):
     off = "off"
 
 
+class PrecisionName(StrEnum):
+    """Numbers in the file."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+
+
 class LayoutName(StrEnum):
     """Layout of images."""
 
@@ -87,9 +94,13 @@ def export(
         LayoutName | None,
         typer.Option(help="Of images, TFLite only. Default: nhwc for TFLite, nchw for ONNX."),
     ] = None,
+    precision: Annotated[
+        PrecisionName,
+        typer.Option(help="fp16: store the weights in half precision, half the size; computed in float32."),
+    ] = PrecisionName.fp32,
     inputs: Inputs = None,
     atol: Atol = 0.0,
-    rtol: Rtol = 1e-5,
+    rtol: Rtol = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Skip the comparison with PyTorch.")] = False,
     require_full_delegation: Annotated[
         bool,
@@ -147,6 +158,7 @@ def export(
                 opset=opset if name == "onnx" or len(targets) == 1 else None,
                 dynamic_batch=dynamic_batch,
                 layout=layout.value if layout and (name == "tflite" or len(targets) == 1) else None,
+                precision=precision.value,
                 inputs=inputs or (),
                 atol=atol,
                 rtol=rtol,

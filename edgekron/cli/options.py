@@ -51,7 +51,12 @@ Inputs = Annotated[
     typer.Option(metavar="X.npz", help="Verify on these arrays too (PyTorch's layout). Repeatable."),
 ]
 Atol = Annotated[float, typer.Option(help="Absolute part of the tolerance, in units of the output.")]
-Rtol = Annotated[float, typer.Option(help="Relative part of the tolerance, of the output's range.")]
+Rtol = Annotated[
+    float | None,
+    typer.Option(
+        help="Relative part of the tolerance, of the output's range. Default: 1e-5, for an fp16 file 2e-3."
+    ),
+]
 Runtime = Annotated[
     str | None,
     typer.Option(

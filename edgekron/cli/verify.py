@@ -29,7 +29,7 @@ def verify(
     runtime: Runtime = None,
     inputs: Inputs = None,
     atol: Atol = 0.0,
-    rtol: Rtol = 1e-5,
+    rtol: Rtol = None,
     layerwise: Annotated[
         bool, typer.Option("--layerwise", help="Find the layer at which the file departs, and all errors.")
     ] = False,

@@ -25,6 +25,7 @@ from edgekron.network import Inputs, as_inputs, dense_macs, layer_macs, layer_us
 from edgekron.parity import ParityReport, Tolerance, compare
 from edgekron.plan import Layout, Plan, figures
 from edgekron.plan.cost import Cpu
+from edgekron.precision import Precision, tolerance_for
 from edgekron.progress import Progress, silent
 from edgekron.tune.cache import Cache
 from edgekron.verbs.trials import (
@@ -67,7 +68,8 @@ class ExportReport:
         lines = [
             f"{self.path}  {self.size:,} bytes  sha256 {self.sha256[:16]}",
             f"parameters {m.parameters[1]:,} ({m.ratio:.2f}x fewer), MACs {m.macs[1]:,} "
-            f"({m.macs[0] / max(m.macs[1], 1):.2f}x fewer), {m.layout}, {len(m.layers)} compressed layers",
+            f"({m.macs[0] / max(m.macs[1], 1):.2f}x fewer), {m.layout}, {m.precision}, "
+            f"{len(m.layers)} compressed layers",
             self.parity.summary() if self.parity else "parity not verified",
         ]
         lines += [self.delegation.summary()] if self.delegation else []
@@ -100,9 +102,10 @@ def export(
     opset: int | None = None,
     dynamic_batch: bool = False,
     layout: Layout | None = None,
+    precision: Precision = "fp32",
     inputs: Sequence[str | Path] = (),
-    atol: float = Tolerance.atol,
-    rtol: float = Tolerance.rtol,
+    atol: float = 0.0,
+    rtol: float | None = None,
     verify: bool = True,
     require_full_delegation: bool = False,
     force: bool = False,
@@ -117,8 +120,10 @@ def export(
     ``edgekron.verbs.tune``), 'dense' densifies them all. guard: 'latency' exports a layer dense where its
     factors would run slower, 'size' (ONNX) stores such a layer as factors that the runtime multiplies when
     it opens the file, 'off' keeps all compressed. opset: of ONNX, 18 by default; layout: of images
-    in the file, by default what the format prefers. inputs: .npz files to verify on, besides
-    seeded random inputs; atol, rtol: see ``edgekron.parity.Tolerance``. require_full_delegation: refuse
+    in the file, by default what the format prefers. precision: 'fp16' stores weights in half precision, and
+    computes in float32. inputs: .npz files to verify on, besides
+    seeded random inputs; atol, rtol: see ``edgekron.parity.Tolerance``, rtol by default what suits the
+    precision. require_full_delegation: refuse
     a file with operators that the runtime's fast kernels do not take. source: the checkpoint, for the
     manifest.
 
@@ -127,9 +132,10 @@ def export(
     UnsupportedError for a network that has no form in the format, UndelegatedError if full delegation
     is required and not had. Nothing is left behind.
     """
-    path, start, tolerance = Path(path), time.monotonic(), Tolerance(atol, rtol)
+    path, start = Path(path), time.monotonic()
     how = ChoiceOptions(plan, guard, threads, cpu)
-    options = ExportOptions(opset, dynamic_batch, layout, at_load=guard == "size")
+    options = ExportOptions(opset, dynamic_batch, layout, at_load=guard == "size", precision=precision)
+    tolerance = tolerance_for(precision, atol, rtol)
     exporter = plugins.exporter(format or plugins.format_of(path))
     plugins.require_suffix(path, exporter)
     if verify or require_full_delegation:

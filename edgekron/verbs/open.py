@@ -10,6 +10,8 @@ from edgekron.artifact import Manifest, TensorInfo
 from edgekron.errors import UsageError
 from edgekron.exporter import Exporter
 from edgekron.files import read_whole
+from edgekron.parity import Tolerance
+from edgekron.precision import require_precision, tolerance_for
 from edgekron.runtime import Runtime, Session
 from edgekron.verbs.trials import torch_layout
 
@@ -29,6 +31,11 @@ class Opened:
         if self.manifest:
             return self.manifest.layout
         return "nhwc" if self.exporter.format == "tflite" else "nchw"
+
+    def tolerance(self, atol: float, rtol: float | None) -> Tolerance:
+        """What its outputs are held to; rtol: None for what suits its precision, fp32 without manifest."""
+        precision = require_precision(self.manifest.precision if self.manifest else "fp32")
+        return tolerance_for(precision, atol, rtol)
 
     def runtime(self, name: str | None = None) -> Runtime:
         """The named runtime, by default the format's own; UsageError if it runs other formats."""

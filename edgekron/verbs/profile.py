@@ -16,7 +16,7 @@ from edgekron.device import DeviceSession
 from edgekron.environments import FORMATS
 from edgekron.errors import UsageError
 from edgekron.latency import Clocked, LatencyReport, measure
-from edgekron.parity import ParityReport, Tolerance, compare
+from edgekron.parity import ParityReport, compare
 from edgekron.verbs.open import Opened, open_artifact
 from edgekron.verbs.trials import file_trial, reference_outputs, seeded_trials, session_outputs
 
@@ -96,8 +96,8 @@ def profile(
     seconds: float = 5.0,
     runtime: str | None = None,
     inputs: Sequence[str | Path] = (),
-    atol: float = Tolerance.atol,
-    rtol: float = Tolerance.rtol,
+    atol: float = 0.0,
+    rtol: float | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> ProfileReport:
     """Time an artifact on a device, and compare what it computes there with a reference here.
@@ -113,7 +113,7 @@ def profile(
     names = [str(each.path) for each in opened]
     if len({*names}) < len(names):
         raise UsageError(f"{names[0]} is the artifact and the baseline: give the dense network as baseline")
-    artifact, tolerance = opened[0], Tolerance(atol, rtol)
+    artifact = opened[0]
     runtimes = [_runtime(each, runtime) for each in opened]
     with plugins.device(device, options).connect(threads) as connection:
         before = connection.conditions()
@@ -129,7 +129,7 @@ def profile(
         parity = compare(
             expected,
             session_outputs(sessions[0], trials, artifact.layout),
-            tolerance=tolerance,
+            tolerance=artifact.tolerance(atol, rtol),
             names=artifact.manifest.outputs if artifact.manifest else None,
             input_names=[trial.name for trial in trials],
         )

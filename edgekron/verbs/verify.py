@@ -16,7 +16,7 @@ from edgekron.artifact import Array
 from edgekron.attribution import Attribution
 from edgekron.bundle import Bundle, require_folder, write_bundle
 from edgekron.errors import ParityError, UsageError
-from edgekron.parity import ParityReport, Tolerance, compare
+from edgekron.parity import ParityReport, compare
 from edgekron.progress import Progress, silent
 from edgekron.verbs.attribute import attribute
 from edgekron.verbs.open import open_artifact
@@ -48,8 +48,8 @@ def verify(
     reference: nn.Module,
     *,
     inputs: Sequence[str | Path] = (),
-    atol: float = Tolerance.atol,
-    rtol: float = Tolerance.rtol,
+    atol: float = 0.0,
+    rtol: float | None = None,
     runtime: str | None = None,
     layerwise: bool = False,
     original: nn.Module | None = None,
@@ -59,8 +59,9 @@ def verify(
 ) -> VerifyReport:
     """Compare an artifact with its network on seeded random inputs and on .npz files.
 
-    path: of the artifact; inputs: .npz files whose arrays are in PyTorch's layout; runtime: by
-    default the format's own. layerwise: find the layer at which the artifact departs, on the worst input;
+    path: of the artifact; inputs: .npz files whose arrays are in PyTorch's layout; atol, rtol: see
+    ``edgekron.parity.Tolerance``, rtol by default what suits the file's precision; runtime: by default the
+    format's own. layerwise: find the layer at which the artifact departs, on the worst input;
     original: the network before compression, to tell what that cost each layer. bundle: a folder to write
     for others, with the artifact, its worst input, both outputs and a program that compares them, also
     if parity fails; force: replace a bundle that exists.
@@ -79,7 +80,7 @@ def verify(
     names = opened.manifest.outputs if opened.manifest else None
     expected = reference_outputs(reference, trials)
     given = session_outputs(session, trials, opened.layout)
-    tolerance = Tolerance(atol, rtol)
+    tolerance = opened.tolerance(atol, rtol)
 
     def write(worst: int, report: dict[str, Any], limits: Sequence[float]) -> None:
         if bundle is not None:

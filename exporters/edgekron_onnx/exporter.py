@@ -23,6 +23,7 @@ from edgekron.quiet import quiet
 from edgekron.wording import one_line
 from edgekron_onnx.at_load import is_stored_dense, store_factors
 from edgekron_onnx.exposure import expose
+from edgekron_onnx.half import store_half
 from edgekron_onnx.nodes import layer_model, random_weights
 from edgekron_onnx.operators import operators
 
@@ -68,6 +69,8 @@ class OnnxExporter:
         outputs = tuple(f"output_{k}" for k in range(count)) if count > 1 else ("output",)
         proto = _convert(lowered, inputs, names, outputs, opset, options.dynamic_batch)
         stored = _at_load(proto, model, plans) if options.at_load else ()
+        if options.precision == "fp16":
+            store_half(proto.graph)
         return Exported(_checked(proto, opset), "nchw", names, outputs, plans, at_load=stored)
 
     def layers(self, plans: Sequence[Plan]) -> list[bytes]:

@@ -32,6 +32,7 @@ from edgekron_tflite.batch import THREE, TWO, free_batch
 from edgekron_tflite.delegation import MOST_CONCATENATED
 from edgekron_tflite.exposure import expose
 from edgekron_tflite.flatbuffer import get_metadata, pack, parse, rename, set_metadata
+from edgekron_tflite.half import store_half
 from edgekron_tflite.operators import operators
 from edgekron_tflite.rewrite import rewrite
 from edgekron_tflite.split import split
@@ -40,7 +41,7 @@ KEY = "edgekron"
 
 
 class TfliteExporter:
-    """TFLite in float32 with builtin operators only, images channels-last by default."""
+    """TFLite with builtin operators only, images channels-last by default."""
 
     format = "tflite"
     suffix = ".tflite"
@@ -94,6 +95,8 @@ class TfliteExporter:
         if layout == "nchw":
             transposes += len(images) + len(image_results)
         warnings = _check([op.name for op in operators(tree)], transposes)
+        if options.precision == "fp16":
+            tree = store_half(pack(tree))
         return Exported(pack(tree), layout, names, outputs, plans, warnings)
 
     def layers(self, plans: Sequence[Plan]) -> list[bytes]:

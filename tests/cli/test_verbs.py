@@ -263,12 +263,29 @@ def test_options_of_export(folder: Path, run: Run) -> None:
         "layout": None,
         "at_load": False,
         "cpu": "x86-64",
+        "precision": "fp32",
     }
     assert report["manifest"]["inputs"] == [{"name": "input", "shape": [2, 3, 8, 8], "dtype": "float32"}]
     result = run("export", *common, "-f", "onnx", "-f", "tflite", "--layout", "nchw", "--opset", 19, "--json")
     onnx, tflite = (report["manifest"] for report in strict(result.out))
     assert (onnx["options"]["opset"], onnx["layout"]) == (19, "nchw")
     assert (tflite["options"]["opset"], tflite["layout"]) == (None, "nchw")
+
+
+def test_half_precision(folder: Path, run: Run) -> None:
+    options = ("--factory", "networks_of_a_user:build")
+    result = run(
+        "export", "state.pt", *options, "--input-shape", "1,3,8,8", "-o", "a.onnx", "--precision", "fp16"
+    )
+    assert result.code == 0 and ", fp16, 0 compressed layers" in result.out
+    assert "parity passed: 3 compared (atol=0, rtol=0.002)" in result.out
+    assert "\nprecision fp16, computed in fp32\n" in run("inspect", "a.onnx").out
+    result = run("verify", "a.onnx", "--reference", "state.pt", *options)
+    assert result.code == 0 and "(atol=0, rtol=0.002)" in result.out
+    assert run("verify", "a.onnx", "--reference", "state.pt", *options, "--rtol", "1e-6").code == 4
+    assert run("bench", "a.onnx", "--seconds", 0).code == 0
+    result = run("profile", "a.onnx", "--reference", "state.pt", *options, "--seconds", 0)
+    assert result.code == 0 and "(atol=0, rtol=0.002)" in result.out
 
 
 def test_full_delegation_can_be_required(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

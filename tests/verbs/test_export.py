@@ -93,7 +93,7 @@ def test_the_manifest(format: str, layout: str, reports: dict[str, ExportReport]
     assert [step.text.split()[0] for step in m.layers["0"].plans[0].steps] == ["convolve", "convolve"]
     assert "stride" in " ".join(step.text for step in m.layers["2"].plans[0].steps)
     given = {"plan": "auto", "guard": "latency", "threads": 1, "opset": None, "dynamic_batch": False}
-    assert m.options == {**given, "layout": None, "at_load": False, "cpu": "x86-64"}
+    assert m.options == {**given, "layout": None, "at_load": False, "cpu": "x86-64", "precision": "fp32"}
     assert m.parity and m.parity["summary"] == reports[format].parity.summary()  # type: ignore[union-attr]
     assert 0 < m.parity["max_abs_error"] <= 1e-5 * m.parity["range"]
 
