@@ -79,6 +79,15 @@ class Exposed:
     names: tuple[str, ...]
 
 
+def numbered(word: str, count: int) -> tuple[str, ...]:
+    """What the inputs or outputs of a file are called.
+
+    >>> numbered("input", 1), numbered("input", 2)
+    (('input',), ('input_0', 'input_1'))
+    """
+    return tuple(f"{word}_{k}" for k in range(count)) if count > 1 else (word,)
+
+
 class Exporter(Protocol):
     """A format."""
 

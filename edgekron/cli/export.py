@@ -11,6 +11,8 @@ import typer
 from edgekron.cli.options import (
     AllowPickle,
     Atol,
+    CalibrationData,
+    CalibrationSamples,
     CpuName,
     Factory,
     Force,
@@ -21,6 +23,7 @@ from edgekron.cli.options import (
     Rtol,
     next_command,
     print_json,
+    read_data,
     read_model,
 )
 from edgekron.cli.progress import progress_bar
@@ -99,6 +102,8 @@ def export(
         typer.Option(help="fp16: store the weights in half precision, half the size; computed in float32."),
     ] = PrecisionName.fp32,
     inputs: Inputs = None,
+    data: CalibrationData = None,
+    calibration_samples: CalibrationSamples = 128,
     atol: Atol = 0.0,
     rtol: Rtol = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Skip the comparison with PyTorch.")] = False,
@@ -160,6 +165,8 @@ def export(
                 layout=layout.value if layout and (name == "tflite" or len(targets) == 1) else None,
                 precision=precision.value,
                 inputs=inputs or (),
+                data=read_data(data, checkpoint),
+                samples=calibration_samples,
                 atol=atol,
                 rtol=rtol,
                 verify=not no_verify,

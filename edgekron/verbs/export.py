@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from edgekron import __version__, plugins
 from edgekron.artifact import LayerRecord, Manifest, PlanRecord, StepRecord, TensorInfo, checksum
+from edgekron.calibration import SAMPLES, Data, read_calibration
 from edgekron.choice import Accept, Choice, ChoiceOptions, Choose, Guard, Layer, PlanChoice, by_cost, dense
 from edgekron.delegation import DelegationReport
 from edgekron.errors import ParityError, UndelegatedError, UsageError
-from edgekron.exporter import Exported, Exporter, ExportOptions
+from edgekron.exporter import Exported, Exporter, ExportOptions, numbered
 from edgekron.files import require_writable, write_atomically
 from edgekron.lower import compressed_layers
 from edgekron.network import Inputs, as_inputs, dense_macs, layer_macs, layer_uses, parameters, run_model
@@ -30,9 +31,8 @@ from edgekron.progress import Progress, silent
 from edgekron.tune.cache import Cache
 from edgekron.verbs.trials import (
     Trial,
-    file_trial,
+    all_trials,
     reference_outputs,
-    seeded_trials,
     session_outputs,
 )
 from edgekron.verbs.tune import tune_layers
@@ -104,6 +104,8 @@ def export(
     layout: Layout | None = None,
     precision: Precision = "fp32",
     inputs: Sequence[str | Path] = (),
+    data: Data | None = None,
+    samples: int = SAMPLES,
     atol: float = 0.0,
     rtol: float | None = None,
     verify: bool = True,
@@ -121,11 +123,10 @@ def export(
     factors would run slower, 'size' (ONNX) stores such a layer as factors that the runtime multiplies when
     it opens the file, 'off' keeps all compressed. opset: of ONNX, 18 by default; layout: of images
     in the file, by default what the format prefers. precision: 'fp16' stores weights in half precision, and
-    computes in float32. inputs: .npz files to verify on, besides
-    seeded random inputs; atol, rtol: see ``edgekron.parity.Tolerance``, rtol by default what suits the
-    precision. require_full_delegation: refuse
-    a file with operators that the runtime's fast kernels do not take. source: the checkpoint, for the
-    manifest.
+    computes in float32. inputs: .npz files to verify on, besides seeded random inputs; data, samples:
+    likewise, see ``edgekron.calibration``; atol, rtol: see ``edgekron.parity.Tolerance``, rtol by default
+    what suits the precision. require_full_delegation: refuse a file with operators that the runtime's fast
+    kernels do not take. source: the checkpoint, for the manifest.
 
     The file agrees with the PyTorch network within the tolerance, or it is written under the name
     ``<path>.failed`` and ParityError is raised. Raises UsageError for what was given wrongly,
@@ -143,6 +144,8 @@ def export(
     require_writable(path, force=force)
     tensors = as_inputs(example_inputs)
     run_model(model, tensors)  # inputs that do not fit are reported before the work
+    infos = _inputs(tensors, dynamic_batch)
+    calibration = None if data is None else read_calibration(data, infos, samples)
     choose, notes = _choose(model, tensors, exporter, how, progress)
     reasons: dict[Plan, str] = {}
 
@@ -153,11 +156,11 @@ def export(
 
     progress("converting", 0, 3)
     exported = exporter.export(model, tensors, options, choose_and_note)
-    manifest = _manifest(model, tensors, exporter, exported, how, options, source)
+    manifest = _manifest(model, tensors, infos, exporter, exported, how, options, source)
     progress("verifying", 1, 3)
     report = None
     if verify:
-        trials = seeded_trials(manifest.inputs) + [file_trial(Path(p), manifest.inputs) for p in inputs]
+        trials = all_trials(infos, inputs, calibration)
         try:
             report = _verify(model, exporter, exported, manifest, trials, tolerance)
             if not report.passed:
@@ -254,9 +257,21 @@ def _verify(
     )
 
 
+def _inputs(tensors: Inputs, dynamic_batch: bool) -> tuple[TensorInfo, ...]:
+    """The inputs of the file, as the PyTorch network takes them."""
+    names = numbered("input", len(tensors))
+    return tuple(
+        TensorInfo(
+            name, (-1 if dynamic_batch else x.shape[0], *x.shape[1:]), str(x.dtype).removeprefix("torch.")
+        )
+        for name, x in zip(names, tensors, strict=True)
+    )
+
+
 def _manifest(
     model: nn.Module,
     tensors: Inputs,
+    infos: tuple[TensorInfo, ...],
     exporter: Exporter,
     exported: Exported,
     how: ChoiceOptions,
@@ -264,14 +279,6 @@ def _manifest(
     source: Source | None,
 ) -> Manifest:
     parameters, macs = _sizes(model, tensors, exported)
-    infos = tuple(
-        TensorInfo(
-            name,
-            (-1 if options.dynamic_batch else x.shape[0], *x.shape[1:]),
-            str(x.dtype).removeprefix("torch."),
-        )
-        for name, x in zip(exported.input_names, tensors, strict=True)
-    )
     layers = {
         name: LayerRecord(str(plans[0].structure), tuple(map(_record, plans)))
         for name, plans in exported.plans.items()

@@ -14,7 +14,7 @@ from edgekron import __version__
 from edgekron.artifact import Manifest
 from edgekron.choice import Choose, by_cost
 from edgekron.errors import UnsupportedError, UsageError
-from edgekron.exporter import Exported, ExportOptions, Exposed, Operator
+from edgekron.exporter import Exported, ExportOptions, Exposed, Operator, numbered
 from edgekron.layers import KroneckerLayer
 from edgekron.lower import lower
 from edgekron.network import Inputs
@@ -62,11 +62,11 @@ class OnnxExporter:
         if options.layout == "nhwc":
             raise UsageError("--layout nhwc is for TFLite; ONNX files keep PyTorch's nchw")
         lowered, plans = lower(model, inputs, layout=self.plan_layout, choose=choose, planned=self.plans)
-        names = tuple(f"input_{k}" for k in range(len(inputs))) if len(inputs) > 1 else ("input",)
+        names = numbered("input", len(inputs))
         with torch.no_grad():
             results = lowered(*inputs)
         count = 1 if isinstance(results, torch.Tensor) else len(results)
-        outputs = tuple(f"output_{k}" for k in range(count)) if count > 1 else ("output",)
+        outputs = numbered("output", count)
         proto = _convert(lowered, inputs, names, outputs, opset, options.dynamic_batch)
         stored = _at_load(proto, model, plans) if options.at_load else ()
         if options.precision == "fp16":

@@ -18,7 +18,7 @@ from torch import nn
 from edgekron.artifact import Manifest
 from edgekron.choice import Choose, by_cost
 from edgekron.errors import UnsupportedError, UsageError
-from edgekron.exporter import Exported, ExportOptions, Exposed, Operator
+from edgekron.exporter import Exported, ExportOptions, Exposed, Operator, numbered
 from edgekron.factors import Factors
 from edgekron.lower import lower
 from edgekron.lowered import LoweredLayer
@@ -81,8 +81,7 @@ class TfliteExporter:
             results = lowered(*inputs)
         results = (results,) if isinstance(results, torch.Tensor) else tuple(results)
         image_results = [k for k, y in enumerate(results) if y.dim() == 4]
-        names = tuple(f"input_{k}" for k in range(len(inputs))) if len(inputs) > 1 else ("input",)
-        outputs = tuple(f"output_{k}" for k in range(len(results))) if len(results) > 1 else ("output",)
+        names, outputs = numbered("input", len(inputs)), numbered("output", len(results))
         last = (images, image_results) if layout == "nhwc" else ([], [])
         if options.dynamic_batch:
             tree, asked = _convert(lowered, _repeated(inputs, TWO), *last)

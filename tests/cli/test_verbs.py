@@ -288,6 +288,18 @@ def test_half_precision(folder: Path, run: Run) -> None:
     assert result.code == 0 and "(atol=0, rtol=0.002)" in result.out
 
 
+def test_data_to_verify_on(folder: Path, run: Run) -> None:
+    common = ("--factory", "networks_of_a_user:build")
+    np.savez(folder / "data.npz", np.random.default_rng(0).random((5, 3, 8, 8), np.float32))
+    options = ("--data", "data.npz", "--calibration-samples", 3)
+    result = run("export", "state.pt", *common, "--input-shape", "1,3,8,8", "-o", "a.onnx", *options)
+    assert result.code == 0 and "parity passed: 4 compared" in result.out
+    result = run("verify", "a.onnx", "--reference", "state.pt", *common, *options)
+    assert result.code == 0 and "3 samples of data.npz" in result.out
+    result = run("verify", "a.onnx", "--reference", "state.pt", *common, "--data", folder)
+    assert result.code == 2 and "the model file does not say how to prepare them" in result.err
+
+
 def test_full_delegation_can_be_required(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     left = DelegationReport("kernels", 4, (Undelegated("Conv", "y", "some-code", "do this"),))
     monkeypatch.setattr("edgekron_onnx.runtime.OnnxRuntime.delegation", lambda self, path: left)
