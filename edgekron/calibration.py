@@ -7,7 +7,7 @@ sets are often sorted; of an iterable they are the first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,11 @@ class Calibration:
     def count(self) -> int:
         """How many samples there are."""
         return len(self.arrays[0])
+
+    def batches(self, batch: int) -> Iterator[tuple[Array, ...]]:
+        """So many samples at a time."""
+        for first in range(0, self.count, batch):
+            yield tuple(array[first : first + batch] for array in self.arrays)
 
 
 def read_calibration(data: Data, inputs: Sequence[TensorInfo], samples: int = SAMPLES) -> Calibration:

@@ -19,6 +19,7 @@ from edgekron.cli.options import (
     Inputs,
     InputShape,
     Json,
+    MinSqnr,
     Model,
     Rtol,
     next_command,
@@ -51,6 +52,14 @@ class PrecisionName(StrEnum):
 
     fp32 = "fp32"
     fp16 = "fp16"
+    int8 = "int8"
+
+
+class EndsName(StrEnum):
+    """Numbers that an int8 file takes and gives."""
+
+    float = "float"
+    int8 = "int8"
 
 
 class LayoutName(StrEnum):
@@ -99,13 +108,20 @@ def export(
     ] = None,
     precision: Annotated[
         PrecisionName,
-        typer.Option(help="fp16: store the weights in half precision, half the size; computed in float32."),
+        typer.Option(
+            help="fp16: store the weights in half precision, half the size; computed in float32. int8: "
+            "quantize weights and activations, a quarter of the size; needs --data."
+        ),
     ] = PrecisionName.fp32,
+    io: Annotated[
+        EndsName, typer.Option(help="Numbers of inputs and outputs of an int8 file; int8 is for TFLite.")
+    ] = EndsName.float,
     inputs: Inputs = None,
     data: CalibrationData = None,
     calibration_samples: CalibrationSamples = 128,
     atol: Atol = 0.0,
     rtol: Rtol = None,
+    min_sqnr: MinSqnr = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Skip the comparison with PyTorch.")] = False,
     require_full_delegation: Annotated[
         bool,
@@ -164,11 +180,13 @@ def export(
                 dynamic_batch=dynamic_batch,
                 layout=layout.value if layout and (name == "tflite" or len(targets) == 1) else None,
                 precision=precision.value,
+                io=io.value,
                 inputs=inputs or (),
                 data=read_data(data, checkpoint),
                 samples=calibration_samples,
                 atol=atol,
                 rtol=rtol,
+                min_sqnr=min_sqnr,
                 verify=not no_verify,
                 require_full_delegation=require_full_delegation,
                 force=force,

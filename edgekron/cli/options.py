@@ -68,8 +68,13 @@ Atol = Annotated[float, typer.Option(help="Absolute part of the tolerance, in un
 Rtol = Annotated[
     float | None,
     typer.Option(
-        help="Relative part of the tolerance, of the output's range. Default: 1e-5, for an fp16 file 2e-3."
+        help="Relative part of the tolerance, of the output's range. Default: 1e-5, for an fp16 file 2e-3, "
+        "for an int8 one 0.1."
     ),
+]
+MinSqnr = Annotated[
+    float | None,
+    typer.Option(metavar="DB", help="Least signal to noise of the outputs. Default: of an int8 file 30 dB."),
 ]
 Runtime = Annotated[
     str | None,

@@ -17,6 +17,7 @@ from edgekron.cli.options import (
     Inputs,
     InputShape,
     Json,
+    MinSqnr,
     Rtol,
     Runtime,
     print_result,
@@ -35,6 +36,7 @@ def verify(
     calibration_samples: CalibrationSamples = 128,
     atol: Atol = 0.0,
     rtol: Rtol = None,
+    min_sqnr: MinSqnr = None,
     layerwise: Annotated[
         bool, typer.Option("--layerwise", help="Find the layer at which the file departs, and all errors.")
     ] = False,
@@ -83,6 +85,7 @@ def verify(
             samples=calibration_samples,
             atol=atol,
             rtol=rtol,
+            min_sqnr=min_sqnr,
             runtime=runtime,
             layerwise=layerwise,
             original=checkpoints[1].model if original else None,

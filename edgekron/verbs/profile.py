@@ -17,8 +17,9 @@ from edgekron.environments import FORMATS
 from edgekron.errors import UsageError
 from edgekron.latency import Clocked, LatencyReport, measure
 from edgekron.parity import ParityReport, compare
+from edgekron.precision import tolerance_for
 from edgekron.verbs.open import Opened, open_artifact
-from edgekron.verbs.trials import file_trial, reference_outputs, seeded_trials, session_outputs
+from edgekron.verbs.trials import all_trials, reference_outputs, seeded_trials, session_outputs
 
 SCHEMA = 1
 """Of the JSON report; a reader refuses a higher one."""
@@ -119,7 +120,7 @@ def profile(
         before = connection.conditions()
         sessions = [connection.open(o.path, name) for o, name in zip(opened, runtimes, strict=True)]
         infos = artifact.inputs(sessions[0])
-        trials = seeded_trials(infos) + [file_trial(Path(each), infos) for each in inputs]
+        trials = all_trials(infos, inputs, artifact.precision if reference else "fp32")
         if reference is None:
             here = artifact.runtime()
             called = f"the same file on {here.name} {here.version()} of this machine"
@@ -129,7 +130,7 @@ def profile(
         parity = compare(
             expected,
             session_outputs(sessions[0], trials, artifact.layout),
-            tolerance=artifact.tolerance(atol, rtol),
+            tolerance=tolerance_for(artifact.precision, atol, rtol),
             names=artifact.manifest.outputs if artifact.manifest else None,
             input_names=[trial.name for trial in trials],
         )
@@ -164,7 +165,7 @@ def _runtime(opened: Opened, name: str | None) -> str:
 
 
 def _run(opened: Opened, session: DeviceSession) -> Clocked:
-    first = seeded_trials(opened.inputs(session), 1)[0]
+    first = seeded_trials(opened.own_inputs(session), 1)[0]
     return session.clocked(to_layout(first.inputs, opened.layout))
 
 

@@ -15,6 +15,7 @@ from edgekron.calibration import Calibration
 from edgekron.errors import UsageError
 from edgekron.files import read_arrays
 from edgekron.network import run_model
+from edgekron.precision import Precision
 from edgekron.runtime import Session
 
 SEEDS = 3
@@ -134,11 +135,25 @@ def named_trial(name: str, arrays: Mapping[str, Array], inputs: Sequence[TensorI
 
 
 def all_trials(
-    inputs: Sequence[TensorInfo], files: Sequence[str | Path], calibration: Calibration | None
+    inputs: Sequence[TensorInfo],
+    files: Sequence[str | Path],
+    precision: Precision,
+    calibration: Calibration | None = None,
 ) -> list[Trial]:
-    """Seeded random inputs, .npz files, and calibration data if there are any."""
-    trials = seeded_trials(inputs) + [file_trial(Path(each), inputs) for each in files]
-    return trials + ([calibration_trial(calibration, inputs)] if calibration else [])
+    """Seeded random inputs, .npz files, and calibration data if there are any.
+
+    An int8 file is not compared on random inputs: they are outside the ranges that it was made for. Raises
+    UsageError if it has no others.
+    """
+    trials = [] if precision == "int8" else seeded_trials(inputs)
+    trials += [file_trial(Path(each), inputs) for each in files]
+    trials += [calibration_trial(calibration, inputs)] if calibration else []
+    if not trials:
+        raise UsageError(
+            "an int8 file is compared on inputs like those it is for, not on random ones: give --inputs "
+            "X.npz, or --data where there is such an option"
+        )
+    return trials
 
 
 def reference_outputs(model: nn.Module, trials: Sequence[Trial]) -> list[list[Array]]:

@@ -18,6 +18,7 @@ from edgekron.bundle import Bundle, require_folder, write_bundle
 from edgekron.calibration import SAMPLES, Data, read_calibration
 from edgekron.errors import ParityError, UsageError
 from edgekron.parity import ParityReport, compare
+from edgekron.precision import tolerance_for
 from edgekron.progress import Progress, silent
 from edgekron.verbs.attribute import attribute
 from edgekron.verbs.open import open_artifact
@@ -53,6 +54,7 @@ def verify(
     samples: int = SAMPLES,
     atol: float = 0.0,
     rtol: float | None = None,
+    min_sqnr: float | None = None,
     runtime: str | None = None,
     layerwise: bool = False,
     original: nn.Module | None = None,
@@ -63,12 +65,12 @@ def verify(
     """Compare an artifact with its network on seeded random inputs and on .npz files.
 
     path: of the artifact; inputs: .npz files whose arrays are in PyTorch's layout; data, samples: see
-    ``edgekron.calibration``, to compare on, too; atol, rtol: see
-    ``edgekron.parity.Tolerance``, rtol by default what suits the file's precision; runtime: by default the
-    format's own. layerwise: find the layer at which the artifact departs, on the worst input;
-    original: the network before compression, to tell what that cost each layer. bundle: a folder to write
-    for others, with the artifact, its worst input, both outputs and a program that compares them, also
-    if parity fails; force: replace a bundle that exists.
+    ``edgekron.calibration``, to compare on, too; atol, rtol: see ``edgekron.parity.Tolerance``, rtol by
+    default what suits the file's precision; min_sqnr: dB that outputs must reach, 30 by default in int8, see
+    ``Floors`` there; runtime: by default the format's own. layerwise: find the layer at which the artifact
+    departs, on the worst input; original: the network before compression, to tell what that cost each layer.
+    bundle: a folder to write for others, with the artifact, its worst input, both outputs and a program that
+    compares them, also if parity fails; force: replace a bundle that exists.
 
     Raises UsageError for a file or inputs that do not fit the network, ParityError if the outputs have
     other shapes.
@@ -80,11 +82,12 @@ def verify(
     opened = open_artifact(path)
     session = opened.session(runtime)
     infos = opened.inputs(session)
-    trials = all_trials(infos, inputs, None if data is None else read_calibration(data, infos, samples))
+    calibration = None if data is None else read_calibration(data, infos, samples)
+    trials = all_trials(infos, inputs, opened.precision, calibration)
     names = opened.manifest.outputs if opened.manifest else None
     expected = reference_outputs(reference, trials)
     given = session_outputs(session, trials, opened.layout)
-    tolerance = opened.tolerance(atol, rtol)
+    tolerance = tolerance_for(opened.precision, atol, rtol, min_sqnr)
 
     def write(shown: Shown, report: dict[str, Any], limits: Sequence[float]) -> None:
         if bundle is not None:

@@ -12,7 +12,13 @@ from edgekron.exporter import Exposed
 from edgekron_tflite.flatbuffer import damage, pack
 from edgekron_tflite.operators import constant_operators
 
-FLOATS = {schema.TensorType.FLOAT16, schema.TensorType.FLOAT32, schema.TensorType.FLOAT64}
+SHOWN = {
+    schema.TensorType.FLOAT16,
+    schema.TensorType.FLOAT32,
+    schema.TensorType.FLOAT64,
+    schema.TensorType.INT8,
+}
+"""Floats, and the numbers of int8 files, which a session gives as floats."""
 
 
 def expose(model: Any, count: int) -> Iterator[Exposed]:
@@ -22,7 +28,7 @@ def expose(model: Any, count: int) -> Iterator[Exposed]:
     """
     with damage():
         graph, model.signatureDefs = model.subgraphs[0], []
-        indices = [index for index in _computed(model) if graph.tensors[index].type in FLOATS]
+        indices = [index for index in _computed(model) if graph.tensors[index].type in SHOWN]
         for first in range(0, len(indices), count):
             some = indices[first : first + count]
             graph.outputs = np.array(some, np.int32)
