@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgekron.decomposition import decompose as decompose
     from edgekron.decomposition import kronecker_to_tensor as kronecker_to_tensor
     from edgekron.errors import EdgekronError as EdgekronError
+    from edgekron.images import ImageFolder as ImageFolder
     from edgekron.layers import KroneckerConv2d as KroneckerConv2d
     from edgekron.layers import KroneckerLinear as KroneckerLinear
     from edgekron.structure import Factor as Factor
@@ -35,6 +36,7 @@ _HOMES = {
     "EdgekronError": "errors",
     "Factor": "structure",
     "Factors": "decomposition",
+    "ImageFolder": "images",
     "KroneckerConv2d": "layers",
     "KroneckerLinear": "layers",
     "Structure": "structure",

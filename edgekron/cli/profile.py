@@ -67,7 +67,7 @@ def profile(
     runtime: Runtime = None,
     inputs: Inputs = None,
     atol: Atol = 0.0,
-    rtol: Rtol = 1e-5,
+    rtol: Rtol = None,
     factory: Factory = None,
     input_shape: InputShape = None,
     allow_pickle: AllowPickle = False,

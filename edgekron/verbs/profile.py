@@ -17,10 +17,11 @@ from edgekron.device import Connection, DeviceSession
 from edgekron.environments import FORMATS
 from edgekron.errors import UsageError
 from edgekron.latency import LatencyReport, measure
-from edgekron.parity import ParityReport, Tolerance, compare
+from edgekron.parity import ParityReport, compare
+from edgekron.precision import tolerance_for
 from edgekron.profiled import ProfiledFile, ProfileReport
 from edgekron.verbs.open import Opened, open_artifact
-from edgekron.verbs.trials import file_trial, reference_outputs, seeded_trials, session_outputs
+from edgekron.verbs.trials import all_trials, reference_outputs, seeded_trials, session_outputs
 
 Progress = Callable[[str, float], None]
 """Told what is done, "cooling" or "measuring", and the fraction, 0 to 1."""
@@ -40,8 +41,8 @@ def profile(
     seconds: float = 5.0,
     runtime: str | None = None,
     inputs: Sequence[str | Path] = (),
-    atol: float = Tolerance.atol,
-    rtol: float = Tolerance.rtol,
+    atol: float = 0.0,
+    rtol: float | None = None,
     max_temperature: float | None = None,
     progress: Progress = lambda doing, fraction: None,
 ) -> ProfileReport:
@@ -67,8 +68,7 @@ def profile(
             _Loaded(each, connection.open(each.path, name))
             for each, name in zip(opened, runtimes, strict=True)
         ]
-        tolerance = Tolerance(atol, rtol)
-        compared = [each.compared(reference, inputs, tolerance) for each in loaded[: len(artifacts)]]
+        compared = [each.compared(reference, inputs, atol, rtol) for each in loaded[: len(artifacts)]]
         parities = [*compared, *[(None, None)] * (len(loaded) - len(artifacts))]
         before = cooled(
             connection.conditions, limit=max_temperature, waiting=lambda: progress("cooling", 0.0)
@@ -95,12 +95,12 @@ class _Loaded:
         return to_layout(trial.inputs, self.opened.layout)
 
     def compared(
-        self, reference: nn.Module | None, inputs: Sequence[str | Path], tolerance: Tolerance
+        self, reference: nn.Module | None, inputs: Sequence[str | Path], atol: float, rtol: float | None
     ) -> tuple[ParityReport, str]:
         """Its outputs on the device with the reference's here, and what that is."""
         opened, manifest = self.opened, self.opened.manifest
         infos = opened.inputs(self.session)
-        trials = seeded_trials(infos) + [file_trial(Path(each), infos) for each in inputs]
+        trials = all_trials(infos, inputs, opened.precision if reference else "fp32")
         if reference is None:
             here = opened.runtime()
             called = f"the same file on {here.name} {here.version()} of this machine"
@@ -110,7 +110,7 @@ class _Loaded:
         parity = compare(
             expected,
             session_outputs(self.session, trials, opened.layout),
-            tolerance=tolerance,
+            tolerance=tolerance_for(opened.precision, atol, rtol),
             names=manifest.outputs if manifest else None,
             input_names=[trial.name for trial in trials],
         )
