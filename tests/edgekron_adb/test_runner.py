@@ -1,4 +1,4 @@
-"""The C runner, built by the compiler of this machine: against onnxruntime's Python, with the same library."""
+"""The C runner, built by the compiler of this machine, against Python with the same library."""
 
 from __future__ import annotations
 
