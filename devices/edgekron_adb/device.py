@@ -18,11 +18,11 @@ from edgekron.device import DeviceSession
 from edgekron.errors import UnavailableError, UsageError
 from edgekron.files import read_whole
 from edgekron_adb import android, cores
-from edgekron_adb.tflite_session import DELEGATES, PROGRAM, TfliteSession
 from edgekron_adb.client import Client, connect
-from edgekron_adb.onnx_session import OnnxSession
 from edgekron_adb.failures import of_program
 from edgekron_adb.folder import Folder
+from edgekron_adb.onnx_session import OnnxSession
+from edgekron_adb.tflite_session import DELEGATES, PROGRAM, TfliteSession
 
 _LIBRARY = re.compile(r"libonnxruntime\.so(\.\d+)*")
 _LOADER = re.compile(r"ld-linux-.*\.so\.\d+")
@@ -87,7 +87,11 @@ class AdbConnection:
             self.folder.push(name, read_whole(path), executable=True)
         # A program of another C library than the phone's brings its own loader.
         loader = next(filter(_LOADER.fullmatch, files), None)
-        start = f"./{loader} --library-path . ./ekrun" if loader else "env LD_LIBRARY_PATH=. ./ekrun"
+        start = (
+            f"exec ./{loader} --library-path . ./ekrun"
+            if loader
+            else "export LD_LIBRARY_PATH=.; exec ./ekrun"
+        )
         self._pushed["ekrun"] = f"{start} ./{library}"
         return self._pushed["ekrun"]
 

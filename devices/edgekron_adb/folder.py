@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import re
 import secrets
-import subprocess
-import tempfile
-import threading
 from collections.abc import Iterable
-from contextlib import suppress
 
 from edgekron.artifact import checksum
 from edgekron.errors import UnavailableError
-from edgekron_adb.client import SECONDS, Client
+from edgekron_adb.client import Client
 from edgekron_adb.failures import last, of_program
+from edgekron_adb.job import Job
 
 PARENT = "/data/local/tmp"
 _KEEPER = """
@@ -41,7 +38,6 @@ leave
 """
 """It first removes folders whose keepers no longer live: the phone was switched off, or adbd was killed."""
 _NAME = re.compile(r"[\w.+-]+", re.ASCII)
-_LEAVE = 15.0
 
 
 class Folder:
@@ -50,30 +46,19 @@ class Folder:
     def __init__(self, client: Client) -> None:
         self.client = client
         self.path = f"{PARENT}/edgekron-{secrets.token_hex(8)}"
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the folder
-        script = _KEEPER.replace("PARENT", PARENT).replace("PATH", self.path)
-        self._keeper = subprocess.Popen(
-            client.shell(script), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said
-        )
-        assert self._keeper.stdout
-        timer = threading.Timer(SECONDS, self._keeper.kill)
-        timer.start()
-        ready = self._keeper.stdout.readline()
-        timer.cancel()
+        self._keeper = Job(client, _KEEPER.replace("PARENT", PARENT).replace("PATH", self.path))
+        try:
+            ready = self._keeper.ask("", client.seconds)
+        except TimeoutError:
+            raise client.silent() from None
         if ready != b"ready\n":
-            self._keeper.kill()
-            code = self._keeper.wait()
+            code = self._keeper.end()
             client.require_present()
-            self._said.seek(0)
-            raise UnavailableError(f"{client} {of_program(f'mkdir {self.path}', code, self._said.read())}")
+            raise UnavailableError(f"{client} {of_program(f'mkdir {self.path}', code, self._keeper.said())}")
 
     def script(self, text: str) -> str:
         """What a shell of the device does in this folder."""
         return f"cd {self.path} && {text}"
-
-    def command(self, text: str) -> list[str]:
-        """The same, with the command that does it."""
-        return self.client.shell(self.script(text))
 
     def push(self, name: str, data: bytes, *, executable: bool = False) -> None:
         """Write a file; UnavailableError if another one arrives than was sent."""
@@ -104,17 +89,7 @@ class Folder:
 
     def close(self) -> None:
         """Have it removed; UnavailableError if that is not certain."""
-        assert self._keeper.stdin and self._keeper.stdout
-        with suppress(OSError):
-            self._keeper.stdin.close()
-        try:
-            code = self._keeper.wait(_LEAVE)
-        except subprocess.TimeoutExpired:
-            self._keeper.kill()
-            code = self._keeper.wait()
-        self._keeper.stdout.close()
-        self._said.close()
-        if code:
+        if self._keeper.end():
             raise UnavailableError(
                 f"{self.client} may still hold {self.path}: the next connection removes it if so"
             )

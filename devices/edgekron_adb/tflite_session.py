@@ -16,10 +16,10 @@ from edgekron.errors import UnavailableError, UsageError
 from edgekron.files import read_whole
 from edgekron.instructions import Instructions
 from edgekron.wording import printable
-from edgekron_adb.tflite_text import Benchmark, failure, parse
 from edgekron_adb.cores import allowed, pinned
 from edgekron_adb.failures import of_program
 from edgekron_adb.folder import Folder
+from edgekron_adb.tflite_text import Benchmark, failure, parse
 
 PROGRAM = "benchmark_model"
 SECONDS = 300.0
@@ -118,7 +118,7 @@ class TfliteSession:
             options = (*options, f"--input_layer={','.join(names)}", f"--input_layer_shape={shapes}")
             options = (*options, f"--input_layer_value_files={files}")
         arguments = [
-            *(f"./{PROGRAM}", f"--graph={self._prefix}.tflite", f"--num_threads={self._threads}"),
+            *(f"exec ./{PROGRAM}", f"--graph={self._prefix}.tflite", f"--num_threads={self._threads}"),
             *(f"--num_runs={runs}", f"--warmup_runs={warmup}", "--min_secs=0", "--warmup_min_secs=0"),
             *DELEGATES[self._delegate],
             *options,
