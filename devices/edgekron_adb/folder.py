@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import shlex
 from collections.abc import Iterable
 
 from edgekron.artifact import checksum
@@ -21,23 +22,27 @@ from edgekron_adb.job import Job
 
 PARENT = "/data/local/tmp"
 _KEEPER = """
-for k in PARENT/edgekron-*/keeper; do
+for k in "${d%/*}"/edgekron-*/keeper; do
     [ -s "$k" ] && ! kill -0 "$(cat "$k")" 2>/dev/null && rm -rf "${k%/keeper}"
 done
-d=PATH
 leave() {
     trap '' HUP INT TERM PIPE
     for p in /proc/[0-9]*; do [ "$p/cwd" -ef "$d" ] && kill -9 "${p##*/}"; done 2>/dev/null
     rm -rf "$d" 2>/dev/null || { sleep 1; rm -rf "$d"; }
-    exit
+    exit $?
 }
 trap leave HUP INT TERM PIPE
 mkdir -m 700 "$d" && echo $$ > "$d/keeper" && echo ready || leave
 while read -r line; do :; done
 leave
 """
-"""It first removes folders whose keepers no longer live: the phone was switched off, or adbd was killed."""
+"""It first removes folders whose keepers no longer live: the phone was switched off, or adbd killed."""
 _NAME = re.compile(r"[\w.+-]+", re.ASCII)
+
+
+def keeper(path: str) -> str:
+    """The script of the keeper of this folder; it prints `ready`, and is done when its input ends."""
+    return f"d={shlex.quote(path)}{_KEEPER}"
 
 
 class Folder:
@@ -46,7 +51,7 @@ class Folder:
     def __init__(self, client: Client) -> None:
         self.client = client
         self.path = f"{PARENT}/edgekron-{secrets.token_hex(8)}"
-        self._keeper = Job(client, _KEEPER.replace("PARENT", PARENT).replace("PATH", self.path))
+        self._keeper = Job(client, keeper(self.path))
         try:
             ready = self._keeper.ask("", client.seconds)
         except TimeoutError:

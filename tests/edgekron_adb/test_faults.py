@@ -138,7 +138,7 @@ def test_files_that_arrive_changed(phone: Phone, tmp_path: Path) -> None:
     [
         ("#!/no/such/loader\n", "cannot start {}: it, its loader or a library is missing there ("),
         (  # what Android's shell says of a program for another processor; others take it for a script
-            "#!/bin/sh\necho 'sh: ./x: not executable: 64-bit ELF file' >&2; exit 126\n",
+            "#!/bin/sh\necho 'sh: ./x: not executable: 64-bit ELF file' >&2; exit 1\n",
             "cannot execute {}: it must be built for its processor (sh: ./x: not executable: 64",
         ),
         ("#!/bin/sh\nkill -9 $$\n", "ended {}, as it does when memory is short: close the apps on it, and"),
@@ -157,7 +157,8 @@ def test_programs_that_say_something_else(phone: Phone, tmp_path: Path) -> None:
     path, runner = sums(tmp_path / "m.onnx"), str(ekrun(tmp_path / "r", "echo Welcome; cat"))
     assert " does not speak as ekrun does: 'Welcome'" in run(path, "onnxruntime", runner=runner)
     refuses = script(
-        tmp_path / "b", "echo 'ERROR: Op 7 is unknown.'; echo 'ERROR: Benchmarking failed.'; exit 1"
+        tmp_path / "b",
+        "echo STARTING!; echo 'ERROR: Op 7 is unknown.'; echo 'ERROR: Benchmarking failed.'; exit 1",
     )
     assert run(tflite(tmp_path), "litert", benchmark=str(refuses)) == (
         f"UsageError: {tmp_path}/m.tflite: benchmark_model on adb:{phone.serial} fails: Op 7 is unknown."
