@@ -1,0 +1,191 @@
+"""ONNX session: an ONNX file held by our runner (runner/ekrun.c) on the phone, spoken to in lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+import threading
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekron.artifact import Array, TensorInfo, checksum
+from edgekron.errors import UnavailableError, UsageError
+from edgekron.files import read_whole
+from edgekron.instructions import Instructions
+from edgekron.wording import printable
+from edgekron_adb.cores import allowed, pinned
+from edgekron_adb.failures import of_program
+from edgekron_adb.folder import Folder
+
+SECONDS = 300.0
+"""In which it must have loaded a file, or answered a request."""
+_LEAVE = 5.0
+
+
+class OnnxSession:
+    """A file loaded by ekrun; program: what starts ekrun with its library; prefix: of the names of files.
+
+    Raises UsageError if it cannot load the file, UnavailableError if it dies, hangs or cannot start.
+    """
+
+    def __init__(
+        self, folder: Folder, prefix: str, path: Path, *,
+        threads: int, cores: tuple[int, ...] | None, program: str,
+    ) -> None:  # fmt: skip
+        self._folder, self._prefix = folder, prefix
+        self._what = f"{path}: onnxruntime on {folder.client}"
+        self._held: tuple[Array, ...] | None = None
+        self._peak: int | None = None
+        data = read_whole(path)
+        folder.push(f"{prefix}.onnx", data)
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the session
+        command = folder.command(pinned(f"{program} {prefix}.onnx --threads {threads}", cores))
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said
+        )
+        self.close = weakref.finalize(self, _end, self._process)
+        """End ekrun."""
+        try:
+            if cores is not None and allowed(line := self._exchange("", "start").decode()) != cores:
+                raise UnavailableError(
+                    f"{self._what} does not run on the cores {cores}: {printable(line.strip())}"
+                )
+            self.greeting = self._answer("", "load this file") | {"sha256": checksum(data)}
+        except (UsageError, UnavailableError):
+            self.close()
+            raise
+        self.inputs = tuple(
+            TensorInfo(info["name"], tuple(info["shape"]), info["dtype"]) for info in self.greeting["inputs"]
+        )
+
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
+        """Outputs for these inputs."""
+        infos = self._run(tuple(inputs))
+        data = self._folder.pull(f"{self._prefix}-out{k}.raw" for k in range(len(infos)))
+        outputs, at = [], 0
+        for info in infos:
+            dtype, count = np.dtype(info["dtype"]), prod(info["shape"])
+            size = dtype.itemsize * count
+            outputs.append(np.frombuffer(data[at : at + size], dtype, count).reshape(info["shape"]))
+            at += size
+        return outputs
+
+    def clocked(self, inputs: Sequence[Array]) -> ClockedOnnx:
+        """Runs on these inputs, timed on the phone."""
+        return ClockedOnnx(self, tuple(inputs))
+
+    def instructions(self, inputs: Sequence[Array]) -> Instructions | None:
+        """Not counted on a phone."""
+        return None
+
+    def peak_bytes(self) -> int | None:
+        """What ekrun told of itself after the last timed runs."""
+        return self._peak
+
+    def log(self) -> tuple[str, ...]:
+        """What the library printed."""
+        file = self._said.fileno()
+        said = os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")
+        return tuple(printable(line) for line in said.splitlines() if line.strip())
+
+    def nanoseconds(self, inputs: tuple[Array, ...], runs: int) -> int:
+        """What this many runs take; the same tuple as the last time is not sent again."""
+        if inputs is not self._held:
+            self._run(inputs)
+        answer = self._answer(f"time {runs}\n", "run this file")
+        self._peak = 1024 * int(answer["peak_kb"])
+        return sum(answer["nanoseconds"])
+
+    def _run(self, inputs: tuple[Array, ...]) -> list[dict[str, Any]]:
+        self._held = None
+        for k, x in enumerate(inputs):
+            self._folder.push(f"{self._prefix}-in{k}.raw", np.ascontiguousarray(x).tobytes())
+        answer = self._answer(f"run {self._prefix}-in {self._prefix}-out\n", "run this file")
+        self._held = inputs
+        outputs: list[dict[str, Any]] = answer["outputs"]
+        return outputs
+
+    def _answer(self, request: str, doing: str) -> dict[str, Any]:
+        line = self._exchange(request, doing)
+        try:
+            answer: dict[str, Any] = json.loads(line)
+        except ValueError:
+            self.close()
+            said = printable(line.decode(errors="replace").strip())
+            raise UnavailableError(f"{self._what} does not speak as ekrun does: '{said}'") from None
+        if "error" in answer:
+            raise UsageError(f"{self._what} cannot {doing}: {printable(answer['error'])}")
+        return answer
+
+    def _exchange(self, request: str, doing: str) -> bytes:
+        """Send a request, if there is one, and wait for the next line."""
+        if not self.close.alive:
+            raise UnavailableError(f"{self._what}: the session is closed")
+        expired = threading.Event()
+        # It knows the process only: a thread that held the session might end it, while this one exits.
+        timer = threading.Timer(SECONDS, _kill, (self._process, expired))
+        timer.daemon = True
+        timer.start()
+        assert self._process.stdin and self._process.stdout
+        line = b""
+        try:
+            with suppress(OSError):
+                self._process.stdin.write(request.encode())
+                self._process.stdin.flush()
+                line = self._process.stdout.readline()
+        except BaseException:  # an interrupt: the answer to come would be taken for the next one
+            self.close()
+            raise
+        finally:
+            timer.cancel()
+        if line.endswith(b"\n"):
+            return line
+        self.close()
+        if expired.is_set():
+            raise UnavailableError(f"{self._what} cannot {doing}: it took more than {SECONDS:g} s")
+        self._folder.client.require_present()
+        code, said = self._process.returncode, "\n".join(self.log()).encode()
+        raise UnavailableError(f"{self._folder.client} {of_program('ekrun', code, said)}")
+
+
+@dataclass(frozen=True, eq=False)
+class ClockedOnnx:
+    """One inference; a candidate of `edgekron.latency.measure` that brings its own clock."""
+
+    session: OnnxSession
+    inputs: tuple[Array, ...]
+
+    def __call__(self) -> int:
+        """Run once."""
+        return self.nanoseconds(1)
+
+    def nanoseconds(self, calls: int) -> int:
+        """Time of this many runs."""
+        return self.session.nanoseconds(self.inputs, calls)
+
+
+def _kill(process: subprocess.Popen[bytes], expired: threading.Event) -> None:
+    expired.set()
+    process.kill()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Let it end by closing its stdin; kill it if it does not."""
+    assert process.stdin and process.stdout
+    with suppress(OSError):
+        process.stdin.close()
+    try:
+        process.wait(_LEAVE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    process.stdout.close()
