@@ -302,8 +302,14 @@ def test_files_and_libraries_that_do_not_load(ekrun: Path, tmp_path: Path) -> No
     ):
         done = subprocess.run([ekrun, library, free], capture_output=True, text=True, check=False)
         assert done.returncode == 1 and message in json.loads(done.stdout)["error"]
-    found = one_shot(ekrun, sums(tmp_path / "m.onnx"), "--runs", 1, code=1)
-    assert found == {"error": "0 inputs given, the file has 2"}
+    [path] = write(tmp_path, [A])
+    found = one_shot(ekrun, sums(tmp_path / "m.onnx"), "--runs", 1, "--input", path, code=1)
+    assert found == {"error": "1 inputs given, the file has 2"}
+
+
+def test_without_inputs_it_computes_on_zeros(ekrun: Path, tmp_path: Path) -> None:
+    one_shot(ekrun, sums(tmp_path / "m.onnx"), "--runs", 1, "--output", tmp_path / "out")
+    assert (tmp_path / "out0.raw").read_bytes() == bytes(24)
 
 
 def test_a_library_that_is_too_old(ekrun: Path, tmp_path: Path) -> None:

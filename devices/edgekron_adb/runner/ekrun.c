@@ -8,7 +8,8 @@
  * the inputs and outputs of the file.
  *
  * With --runs it prints one line of JSON: the greeting, "nanoseconds" of every run after the warm-up,
- * "outputs" with name, shape and dtype (and writes PREFIX0.raw, PREFIX1.raw, ..), and "peak_kb".
+ * "outputs" with name, shape and dtype (and writes PREFIX0.raw, PREFIX1.raw, ..), and "peak_kb". Without
+ * --input it computes on zeros.
  *
  * Without it, it prints the greeting (runtime, version, threads, pid, inputs, names of the outputs), and
  * answers every line on stdin by one line of JSON, until stdin closes, which ends it at once:
@@ -153,10 +154,10 @@ static int64_t* timed(long runs) {
 }
 
 static bool run_once(const Options* options) {
-    if (options->inputs != network.inputs) {
+    if (options->inputs && options->inputs != network.inputs) {
         return failed("%zu inputs given, the file has %zu", options->inputs, network.inputs);
     }
-    for (size_t k = 0; k < network.inputs; k++) {
+    for (size_t k = 0; k < options->inputs; k++) {
         if (!tensor_read(&network.input[k], options->input[k])) return false;
     }
     int64_t* nanoseconds = timed(options->warmup + options->runs);
