@@ -55,6 +55,7 @@ class Folder:
         try:
             ready = self._keeper.ask("", client.seconds)
         except TimeoutError:
+            self._keeper.end()
             raise client.silent() from None
         if ready != b"ready\n":
             code = self._keeper.end()

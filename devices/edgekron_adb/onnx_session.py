@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from edgekron_adb.job import Job
 
 SECONDS = 300.0
 """In which it must have loaded a file, or answered a request."""
+_OF_LIBRARY = re.compile(r"^cannot open the library|is no onnxruntime: |^onnxruntime \S+ is too old: ")
+"""Errors of ekrun that are not of the file."""
 
 
 class OnnxSession:
@@ -114,8 +117,12 @@ class OnnxSession:
             self.close()
             said = printable(line.decode(errors="replace").strip())
             raise UnavailableError(f"{self._what} does not speak as ekrun does: '{said}'") from None
-        if "error" in answer:
-            raise UsageError(f"{self._what} cannot {doing}: {printable(answer['error'])}")
+        if _OF_LIBRARY.search(error := answer.get("error", "")):
+            raise UnavailableError(
+                f"--runner: {self._folder.client} cannot use the library: {printable(error)}"
+            )
+        if error:
+            raise UsageError(f"{self._what} cannot {doing}: {printable(error)}")
         return answer
 
     def _exchange(self, request: str, doing: str) -> bytes:

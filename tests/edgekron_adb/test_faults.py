@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -165,6 +166,15 @@ def test_programs_that_say_something_else(phone: Phone, tmp_path: Path) -> None:
     )
     old = script(tmp_path / "old", "echo 'count=3 avg=5'")  # it does not know --output_filepath
     assert "cat s0-out.raw" in run(tflite(tmp_path), "litert", benchmark=str(old))
+
+
+def test_a_library_that_does_not_load(phone: Phone, real_runner: dict[str, str], tmp_path: Path) -> None:
+    runner = ekrun(tmp_path / "r", "")
+    shutil.copy(Path(real_runner["runner"]) / "ekrun", runner / "ekrun")
+    said = run(sums(tmp_path / "m.onnx"), "onnxruntime", runner=str(runner))
+    assert said.startswith(
+        f"UnavailableError: --runner: adb:{phone.serial} cannot use the library: cannot open"
+    )
 
 
 def test_a_file_that_does_not_load(phone: Phone, real_runner: dict[str, str], tmp_path: Path) -> None:
