@@ -1,7 +1,7 @@
 """Android: what a phone tells of itself by getprop and dumpsys, beside /proc and /sys; pure functions.
 
-Formats: frameworks/native dumpsys of `thermalservice` (HardwarePropertiesManager, Temperature.toString)
-and of `battery` (BatteryService.dumpInternal); what a phone does not tell is left out.
+Formats: frameworks/base of Android, dumps of ThermalManagerService (with Temperature.toString) and of
+BatteryService; what a phone does not tell is left out.
 """
 
 from __future__ import annotations

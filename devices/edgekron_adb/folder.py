@@ -12,9 +12,13 @@ from __future__ import annotations
 import re
 import secrets
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from math import prod
 
-from edgekron.artifact import checksum
+import numpy as np
+from numpy.typing import DTypeLike
+
+from edgekron.artifact import Array, checksum
 from edgekron.errors import UnavailableError
 from edgekron_adb.client import Client
 from edgekron_adb.failures import last, of_program
@@ -37,7 +41,10 @@ while read -r line; do :; done
 leave
 """
 """It first removes folders whose keepers no longer live: the phone was switched off, or adbd killed."""
-_NAME = re.compile(r"[\w.+-]+", re.ASCII)
+NAME = re.compile(r"[\w.+-]+", re.ASCII)
+"""Of a file there: a shell takes it for nothing else."""
+_SLOWEST = 1e6
+"""Bytes per second."""
 
 
 def keeper(path: str) -> str:
@@ -68,9 +75,13 @@ class Folder:
 
     def push(self, name: str, data: bytes, *, executable: bool = False) -> None:
         """Write a file; UnavailableError if another one arrives than was sent."""
-        assert _NAME.fullmatch(name)
+        assert NAME.fullmatch(name)
         mode = f" && chmod 700 {name}" if executable else ""
-        done = self.client.call(self.script(f"cat > {name}{mode} && sha256sum {name}"), data)
+        done = self.client.call(
+            self.script(f"cat > {name}{mode} && sha256sum {name}"),
+            data,
+            seconds=self.client.seconds + len(data) / _SLOWEST,
+        )
         if done.returncode == 127:
             raise UnavailableError(
                 f"{self.client} has no sha256sum: Android 8 or newer is needed ({last(done.stderr)})"
@@ -79,19 +90,34 @@ class Folder:
             raise UnavailableError(
                 f"{self.client} {of_program(f'cat > {name}', done.returncode, done.stderr)}"
             )
-        arrived = done.stdout.decode(errors="replace").split()[:1]
-        if arrived != [checksum(data)]:
+        if done.stdout.split()[:1] != [checksum(data).encode()]:
             raise UnavailableError(
                 f"{self.client}: another file arrived than was sent: sha256 {last(done.stdout)}"
             )
 
-    def pull(self, names: Iterable[str]) -> bytes:
-        """Read files, one after another."""
+    def push_arrays(self, prefix: str, arrays: Iterable[Array]) -> None:
+        """Write the elements of arrays to PREFIX0.raw, PREFIX1.raw, .."""
+        for k, x in enumerate(arrays):
+            self.push(f"{prefix}{k}.raw", np.ascontiguousarray(x).tobytes())
+
+    def pull_arrays(
+        self, names: Iterable[str], kinds: Sequence[tuple[DTypeLike, tuple[int, ...]]], hint: str = ""
+    ) -> list[Array]:
+        """Read the arrays of these types and shapes that lie one after another in these files."""
         text = " ".join(names)
         done = self.client.call(self.script(f"cat {text}"))
         if done.returncode:
-            raise UnavailableError(f"{self.client} {of_program(f'cat {text}', done.returncode, done.stderr)}")
-        return done.stdout
+            why = of_program(f"cat {text}", done.returncode, done.stderr)
+            raise UnavailableError(f"{self.client} {why}{hint}")
+        sizes = [np.dtype(dtype).itemsize * prod(shape) for dtype, shape in kinds]
+        if len(done.stdout) != sum(sizes):
+            raise UnavailableError(f"{self.client}: {text}: {len(done.stdout)} bytes instead of {sum(sizes)}")
+        ends = np.cumsum(sizes)
+        parts = [done.stdout[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+        return [
+            np.frombuffer(part, dtype).reshape(shape)
+            for part, (dtype, shape) in zip(parts, kinds, strict=True)
+        ]
 
     def close(self) -> None:
         """Have it removed; UnavailableError if that is not certain."""

@@ -7,11 +7,8 @@ import re
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from edgekron.artifact import Array, TensorInfo, checksum
 from edgekron.errors import UnavailableError, UsageError
@@ -45,9 +42,8 @@ class OnnxSession:
         self._peak: int | None = None
         data = read_whole(path)
         folder.push(f"{prefix}.onnx", data)
-        self._job = Job(
-            folder.client, folder.script(pinned(f"{program} {prefix}.onnx --threads {threads}", cores))
-        )
+        command = f"{program} {prefix}.onnx --threads {threads}"
+        self._job = Job(folder.client, folder.script(pinned(command, cores)))
         self.close = weakref.finalize(self, self._job.end)
         """End ekrun."""
         try:
@@ -55,10 +51,11 @@ class OnnxSession:
                 raise UnavailableError(
                     f"{self._what} does not run on the cores {cores}: {printable(line.strip())}"
                 )
-            self.greeting = self._answer("", "load this file") | {"sha256": checksum(data)}
+            self.greeting = self._answer("", "load this file")
         except (UsageError, UnavailableError):
             self.close()
             raise
+        self.greeting |= {"sha256": checksum(data), "command": command}
         self.inputs = tuple(
             TensorInfo(info["name"], tuple(info["shape"]), info["dtype"]) for info in self.greeting["inputs"]
         )
@@ -66,14 +63,8 @@ class OnnxSession:
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         """Outputs for these inputs."""
         infos = self._run(tuple(inputs))
-        data = self._folder.pull(f"{self._prefix}-out{k}.raw" for k in range(len(infos)))
-        outputs, at = [], 0
-        for info in infos:
-            dtype, count = np.dtype(info["dtype"]), prod(info["shape"])
-            size = dtype.itemsize * count
-            outputs.append(np.frombuffer(data[at : at + size], dtype, count).reshape(info["shape"]))
-            at += size
-        return outputs
+        names = [f"{self._prefix}-out{k}.raw" for k in range(len(infos))]
+        return self._folder.pull_arrays(names, [(info["dtype"], tuple(info["shape"])) for info in infos])
 
     def clocked(self, inputs: Sequence[Array]) -> ClockedOnnx:
         """Runs on these inputs, timed on the phone."""
@@ -102,8 +93,7 @@ class OnnxSession:
 
     def _run(self, inputs: tuple[Array, ...]) -> list[dict[str, Any]]:
         self._held = None
-        for k, x in enumerate(inputs):
-            self._folder.push(f"{self._prefix}-in{k}.raw", np.ascontiguousarray(x).tobytes())
+        self._folder.push_arrays(f"{self._prefix}-in", inputs)
         answer = self._answer(f"run {self._prefix}-in {self._prefix}-out\n", "run this file")
         self._held = inputs
         outputs: list[dict[str, Any]] = answer["outputs"]

@@ -165,7 +165,12 @@ def test_programs_that_say_something_else(phone: Phone, tmp_path: Path) -> None:
         f"UsageError: {tmp_path}/m.tflite: benchmark_model on adb:{phone.serial} fails: Op 7 is unknown."
     )
     old = script(tmp_path / "old", "echo 'count=3 avg=5'")  # it does not know --output_filepath
-    assert "cat s0-out.raw" in run(tflite(tmp_path), "litert", benchmark=str(old))
+    said = run(tflite(tmp_path), "litert", benchmark=str(old))
+    assert said.endswith("No such file or directory; benchmark_model must know --output_filepath")
+    short = script(tmp_path / "short", "echo x > s0-out.raw; echo 'count=3 avg=5'")
+    assert run(tflite(tmp_path), "litert", benchmark=str(short)) == (
+        f"UnavailableError: adb:{phone.serial}: s0-out.raw: 2 bytes instead of 48"
+    )
 
 
 def test_a_library_that_does_not_load(phone: Phone, real_runner: dict[str, str], tmp_path: Path) -> None:
