@@ -23,7 +23,7 @@ class DeviceSession(Session, Protocol):
     """A file loaded on a device; arrays are in the file's own layout.
 
     greeting: what the device tells of its runtime: `runtime` and `version`, and more; where a delegate
-    was asked for, `delegate`: {"asked": its name, "applied": what it took, in words}.
+    was asked for, `delegate`: {"asked": its name, "applied": what it took, in words, '' if nothing}.
     """
 
     greeting: dict[str, Any]

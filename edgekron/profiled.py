@@ -91,11 +91,14 @@ class ProfileReport:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Reasons to trust the milliseconds less; those of `latency` are its own."""
-        if self.latency is None:
-            return ()
-        told = (each.warnings for each in (self.before, *self.during, self.after))
-        return tuple(dict.fromkeys(line for lines in told for line in lines))
+        """Reasons to trust the figures less; those of `latency` are its own."""
+        refused = tuple(
+            f"{each.path}: delegate {each.delegate['asked']} was asked for, and took nothing"
+            for each in self.files
+            if each.delegate and each.delegate["asked"] != "none" and not each.delegate["applied"]
+        )
+        states = (self.before, *self.during, self.after) if self.latency else ()
+        return tuple(dict.fromkeys((*refused, *(line for state in states for line in state.warnings))))
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -109,9 +112,8 @@ class ProfileReport:
             yield _instructions(counted)
         yield from (f"warning: {line}" for line in self.warnings)
         for each in self.files:
-            if each.delegate:
-                asked, applied = (each.delegate[key] for key in ("asked", "applied"))
-                yield f"{each.path}: delegate {asked} asked for; {applied}"
+            if each.delegate and each.delegate["applied"]:
+                yield f"{each.path}: {each.delegate['applied']}"
         peaks = [f"{each.path} {each.peak_bytes / _MIB:,.0f} MiB" for each in self.files if each.peak_bytes]
         if peaks:
             yield f"peak memory of the process: {', '.join(peaks)}"

@@ -38,7 +38,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def test_the_wheel_holds_the_packages_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
     assert {name.split("/")[0] for name in names} == {
-        *("edgekron", "edgekron_onnx", "edgekron_ssh", "edgekron_tflite", "edgekron-0.1.0.dist-info")
+        *("edgekron", "edgekron_adb", "edgekron_onnx", "edgekron_ssh", "edgekron_tflite"),
+        "edgekron-0.1.0.dist-info",
     }
     for name in (
         "edgekron/__init__.py",
@@ -47,6 +48,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: zipfile.ZipFile) -
         "edgekron/bundled/resnet20.pt",
         "edgekron/cli/__init__.py",
         "edgekron/networks/resnet.py",
+        "edgekron_adb/py.typed",
         "edgekron_onnx/exporter.py",
         "edgekron_onnx/py.typed",
         "edgekron_ssh/py.typed",
@@ -56,13 +58,14 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: zipfile.ZipFile) -
     ):
         assert name in names
     kinds = {Path(name).suffix for name in names if "dist-info" not in name}
-    assert kinds == {".py", ".pt", ".typed"}
+    assert kinds == {".py", ".pt", ".typed", ".c", ".h", ".sh"}  # ekrun and profile.sh travel as source
     assert not [name for name in names if "test" in name or "benchmark" in name or "data/" in name]
     assert sum(info.compress_size for info in wheel.infolist()) < 4_000_000
 
 
 def test_every_module_of_the_checkout_is_in_the_wheel(wheel: zipfile.ZipFile) -> None:
-    places = ("edgekron", "exporters/edgekron_onnx", "exporters/edgekron_tflite", "devices/edgekron_ssh")
+    places = ["edgekron", *(f"exporters/edgekron_{name}" for name in ("onnx", "tflite"))]
+    places += [f"devices/edgekron_{name}" for name in ("adb", "ssh")]
     packages = [ROOT / place for place in places]
     modules = {
         str(path.relative_to(package.parent)) for package in packages for path in package.rglob("*.py")
@@ -75,7 +78,15 @@ def test_metadata_of_the_wheel(wheel: zipfile.ZipFile) -> None:
     assert (metadata["Name"], metadata["Version"]) == ("edgekron", edgekron.__version__)
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
-    assert metadata.get_all("Provides-Extra") == ["all", "benchmarks", "dev", "images", "onnx", "tflite"]
+    assert metadata.get_all("Provides-Extra") == [
+        "adb",
+        "all",
+        "benchmarks",
+        "dev",
+        "images",
+        "onnx",
+        "tflite",
+    ]
     always = {
         line.split(">")[0] for line in metadata.get_all("Requires-Dist") or [] if "extra ==" not in line
     }
@@ -88,6 +99,7 @@ def test_metadata_of_the_wheel(wheel: zipfile.ZipFile) -> None:
         "tflite = edgekron_tflite.exporter:TfliteExporter",
         "onnxruntime = edgekron_onnx.runtime:OnnxRuntime",
         "litert = edgekron_tflite.runtime:LiteRuntime",
+        "adb = edgekron_adb.device:AdbDevice",
         "host = edgekron.host_device:HostDevice",
         "ssh = edgekron_ssh.device:SshDevice",
     ):
@@ -154,7 +166,7 @@ def test_public_names_in_fresh_interpreters() -> None:
 
 
 def test_every_module_says_what_it_is_for() -> None:
-    for name in ("edgekron", "edgekron_onnx", "edgekron_ssh", "edgekron_tflite"):
+    for name in ("edgekron", "edgekron_adb", "edgekron_onnx", "edgekron_ssh", "edgekron_tflite"):
         package = importlib.import_module(name)
         for found in pkgutil.walk_packages(package.__path__, f"{name}."):
             assert importlib.import_module(found.name).__doc__, found.name

@@ -28,7 +28,6 @@ from edgekron_onnx.exposure import expose
 from edgekron_onnx.half import store_half
 from edgekron_onnx.nodes import layer_model, random_weights
 from edgekron_onnx.operators import operators
-from edgekron_onnx.quantization import quantize
 
 DEFAULT_OPSET = 18
 """With IR 8, what onnxruntime 1.14.0 and newer load (run there, on 1.15.0 and 1.31.1; 1.13.1 refuses it)."""
@@ -85,6 +84,8 @@ class OnnxExporter:
             case "fp16":
                 store_half(proto.graph)
             case "int8":
+                from edgekron_onnx.quantization import quantize  # slow to import
+
                 batch = 1 if options.dynamic_batch else inputs[0].shape[0]
                 proto = quantize(proto, needed(calibration), batch)
             case _:

@@ -35,7 +35,6 @@ from edgekron_tflite.exposure import expose
 from edgekron_tflite.flatbuffer import get_metadata, pack, parse, rename, set_metadata
 from edgekron_tflite.half import store_half
 from edgekron_tflite.operators import operators
-from edgekron_tflite.quantization import quantize
 from edgekron_tflite.rewrite import rewrite
 from edgekron_tflite.split import split
 
@@ -109,6 +108,8 @@ class TfliteExporter:
             case "fp16":
                 tree = store_half(pack(tree))
             case "int8":
+                from edgekron_tflite.quantization import quantize  # slow to import
+
                 batch = 1 if options.dynamic_batch else inputs[0].shape[0]
                 tree = quantize(pack(tree), _laid_out(needed(calibration), layout), batch, options.io)
                 warnings = (*warnings, _UNDELEGATED_INT8)

@@ -33,7 +33,9 @@ class Counted:
         self._real = HostDevice().connect(1)
         self._session = self._real.__enter__().open(path, "onnxruntime")
         self.inputs, self.run, self.close = self._session.inputs, self._session.run, self._session.close
-        self.greeting = self._session.greeting | {"delegate": {"asked": "xnnpack", "applied": "3 of 4"}}
+        self.greeting = self._session.greeting | {
+            "delegate": {"asked": "xnnpack", "applied": "it took 3 of 4"}
+        }
         self._total = 1000 * len(path.name)
 
     def clocked(self, inputs: list[Array]) -> None:
@@ -95,7 +97,7 @@ def test_what_is_counted_is_not_timed(files: list[Path]) -> None:
         "mm.onnx                    0.007     1.43x  fmla 75%, load 25%",
         "mmmmm.onnx                 0.010  baseline  fmla 75%, load 25%",
         "executed by one inference on aarch64, counted, not timed",
-        *(f"{name}: delegate xnnpack asked for; 3 of 4" for name in ("mm.onnx", "mmmmm.onnx")),
+        *(f"{name}: it took 3 of 4" for name in ("mm.onnx", "mmmmm.onnx")),
         "peak memory of the process: mm.onnx 7 MiB, mmmmm.onnx 7 MiB",
         str(report).splitlines()[-1],
     ]
@@ -107,7 +109,7 @@ def test_what_is_counted_is_not_timed(files: list[Path]) -> None:
         "classes": {"load": 1750, "fmla": 5250},
     }
     assert told["files"][0]["log"] == ["hello"]
-    assert told["files"][0]["delegate"] == {"asked": "xnnpack", "applied": "3 of 4"}
+    assert told["files"][0]["delegate"] == {"asked": "xnnpack", "applied": "it took 3 of 4"}
 
 
 def on(files: list[Path]) -> FleetReport:
