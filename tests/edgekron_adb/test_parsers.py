@@ -115,12 +115,13 @@ def sections(text: str = "", properties: str = PROPERTIES, thermal: str = "", ba
 def test_a_phone() -> None:
     files = "Linux 6.1.75-android14 aarch64\n/proc/cpuinfo:processor: 0\n/proc/cpuinfo:CPU part: 0xd4d\n"
     files += f"{CPU}0/cpufreq/scaling_governor:schedutil\n/sys/class/thermal/thermal_zone0/temp:99000\n"
-    found = parse_android(sections(files, PROPERTIES, DUMPS["thermalservice"], DUMPS["battery"]))
+    thermal = DUMPS["thermalservice"].replace("Thermal Status: 0", "Thermal Status: 1")
+    found = parse_android(sections(files, PROPERTIES, thermal, DUMPS["battery"]))
     assert found.cpu == "Nimbus Cirrus 3 (NX900), 1x Cortex-A715"
     assert found.os == "Android 15 (API 35), Linux 6.1.75-android14"
     assert found.cores == (Core(0, "schedutil"),)
     assert found.temperatures == (("CPU0", 41.25), ("SKIN", 33.5))  # not the zones, nor the cached 84.0
-    assert (found.throttling, found.battery) == (0, Battery(30.5, 87, True))
+    assert (found.throttling, found.battery) == (1, Battery(30.5, 87, True))
     assert found.properties == {
         **{"ro.product.manufacturer": "Nimbus", "ro.product.model": "Cirrus 3", "ro.soc.model": "NX900"},
         **{"ro.build.version.release": "15", "ro.build.version.sdk": "35"},
