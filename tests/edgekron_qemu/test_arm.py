@@ -100,6 +100,32 @@ def test_another_network(core: str, artifacts: Path) -> None:
         assert report.passed, report
 
 
+MULTIPLIES = {"cortex-a53": "smlal", "cortex-a76": "sdot", "cortex-a710": "smmla"}
+"""What LiteRT multiplies int8 with on each core, by the instructions that the core has."""
+
+
+def test_int8_is_equal_bit_by_bit(tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(RESNET20)
+    np.savez(tmp_path / "x.npz", np.random.default_rng(0).standard_normal((16, 3, 32, 32), np.float32))
+    for format in ("onnx", "tflite"):
+        edgekron.export(
+            checkpoint.model,
+            tmp_path / f"m.{format}",
+            example_inputs=checkpoint.example_inputs(),
+            precision="int8",
+            data=tmp_path / "x.npz",
+            verify=False,  # noise is no image: its classes are a matter of chance
+            source=checkpoint,
+        )
+    for core, multiply in MULTIPLIES.items():
+        for format in ("onnx", "tflite"):
+            [file] = profile(tmp_path / f"m.{format}", device=f"qemu:{core}").files
+            assert file.parity and {row.max_abs_error for row in file.parity.rows} == {0}
+        assert file.instructions
+        counts = {name: file.instructions.classes.get(name, 0) for name in MULTIPLIES.values()}
+        assert max(counts, key=counts.__getitem__) == multiply, counts
+
+
 def test_counts_repeat(artifacts: Path) -> None:
     """But for what Python does around an inference."""
     with QemuDevice("cortex-a76").connect(1) as connection:
