@@ -96,7 +96,7 @@ def test_what_is_counted_is_not_timed(files: list[Path]) -> None:
         "file        million instructions     fewer            of which",
         "mm.onnx                    0.007     1.43x  fmla 75%, load 25%",
         "mmmmm.onnx                 0.010  baseline  fmla 75%, load 25%",
-        "executed by one inference on aarch64, counted, not timed",
+        "executed by one inference on cortex-a53 emulated: counted, not timed",
         *(f"{name}: it took 3 of 4" for name in ("mm.onnx", "mmmmm.onnx")),
         "peak memory of the process: mm.onnx 7 MiB, mmmmm.onnx 7 MiB",
         str(report).splitlines()[-1],
