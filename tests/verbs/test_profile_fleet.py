@@ -128,7 +128,7 @@ def test_devices_side_by_side(files: list[Path]) -> None:
     expected = rank_correlation(here, {"mm.onnx": 7.0, "m.onnx": 6.0, "mmmmm.onnx": 10.0})
     assert report.rank_correlations == {"a53": expected}
     lines = str(report).splitlines()
-    head = "device mm.onnx m.onnx mmmmm.onnx mm.onnx fewer m.onnx fewer rank correlation parity"
+    head = "device mm.onnx m.onnx mmmmm.onnx mmmmm.onnx / mm.onnx mmmmm.onnx / m.onnx rank correlation parity"
     assert " ".join(lines[0].split()) == head
     assert lines[1].split()[:2] == ["host", "ms"]
     assert lines[2].split() == [
