@@ -94,7 +94,7 @@ class DemoReport:
             table(head, rows, left=2),
             f"{smaller:.1f}x smaller file; latency of one image on one thread; max error of the outputs "
             f"relative to their range, against PyTorch; {what}",
-            *([f"times faster than dense in int8, too: {', '.join(quantized)}"] if quantized else []),
+            *([f"speed-up against the dense network in int8: {', '.join(quantized)}"] if quantized else []),
             f"{self.latency[0].machine['cpu']}, {self.latency[0].rounds} interleaved rounds",
         ]
         lines += [f"warning: {text}" for report in self.latency for text in report.warnings]
