@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgekron.errors import UsageError
 
-SCHEMA = 1
+SCHEMA = 2
 Array = NDArray[Any]
 
 
@@ -109,9 +109,10 @@ class Manifest:
         """The manifest that `to_text` wrote; UsageError if it is something else."""
         try:
             data = json.loads(text)
-            if data["schema"] > SCHEMA:
+            if data["schema"] != SCHEMA:
+                repair = "update edgekron" if data["schema"] > SCHEMA else "export the network again"
                 raise UsageError(
-                    f"the manifest has schema {data['schema']}, this edgekron reads {SCHEMA}: update edgekron"
+                    f"the manifest has schema {data['schema']}, this edgekron reads {SCHEMA}: {repair}"
                 )
             data.pop("ratio")
             data["inputs"] = tuple(

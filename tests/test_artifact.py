@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekron.artifact import (
+from edgekron.artifact import SCHEMA, (
     LayerRecord,
     Manifest,
     PlanRecord,
@@ -69,7 +69,7 @@ def test_the_ratio() -> None:
         ("[]", "list indices must be integers"),
         ("{}", "'schema'"),
         ('{"schema": "1"}', "'>' not supported"),
-        ('{"schema": 1}', "'ratio'"),
+        (f'{{"schema": {SCHEMA}}}', "'ratio'"),
         (manifest().to_text().replace('"format"', '"formed"'), "unexpected keyword argument 'formed'"),
         (manifest().to_text().replace('"inputs": [', '"inputs": [1, '), "'int' object is not subscriptable"),
         (manifest().to_text().replace('"parameters": [10, 4]', '"parameters": 10'), "not iterable"),
@@ -82,10 +82,13 @@ def test_a_damaged_manifest(text: str, reason: str) -> None:
     assert reason in str(error.value)
 
 
-def test_a_manifest_of_the_future() -> None:
-    with pytest.raises(UsageError) as error:
-        Manifest.from_text(manifest().to_text().replace('"schema": 1', '"schema": 2'))
-    assert str(error.value) == "the manifest has schema 2, this edgekron reads 1: update edgekron"
+def test_a_manifest_of_another_version() -> None:
+    for other, repair in ((SCHEMA + 1, "update edgekron"), (SCHEMA - 1, "export the network again")):
+        with pytest.raises(UsageError) as error:
+            Manifest.from_text(manifest().to_text().replace(f'"schema": {SCHEMA}', f'"schema": {other}'))
+        assert str(error.value) == (
+            f"the manifest has schema {other}, this edgekron reads {SCHEMA}: {repair}"
+        )
 
 
 def test_layouts() -> None:
