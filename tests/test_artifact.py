@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekron.artifact import SCHEMA, (
+from edgekron.artifact import (
+    SCHEMA,
     LayerRecord,
     Manifest,
     PlanRecord,
