@@ -58,7 +58,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: zipfile.ZipFile) -
     ):
         assert name in names
     kinds = {Path(name).suffix for name in names if "dist-info" not in name}
-    assert kinds == {".py", ".pt", ".typed"}
+    assert kinds == {".py", ".pt", ".typed", ".c", ".h", ".sh"}  # ekrun and profile.sh travel as source
     assert not [name for name in names if "test" in name or "benchmark" in name or "data/" in name]
     assert sum(info.compress_size for info in wheel.infolist()) < 4_000_000
 

@@ -1,7 +1,7 @@
 """Android: what a phone tells of itself by getprop and dumpsys, beside /proc and /sys; pure functions.
 
-Formats: frameworks/native dumpsys of `thermalservice` (HardwarePropertiesManager, Temperature.toString)
-and of `battery` (BatteryService.dumpInternal); what a phone does not tell is left out.
+Formats: frameworks/base of Android, dumps of ThermalManagerService (with Temperature.toString) and of
+BatteryService; what a phone does not tell is left out.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def parse_battery(text: str) -> Battery | None:
     >>> parse_battery("Current Battery Service state:\\n  status: 2\\n  level: 80\\n  temperature: 311\\n")
     Battery(temperature=31.1, level=80, charging=True)
     """
-    told = dict(re.findall(r"^\s*([\w ]+): *(-?\d+)\s*$", text.strip().partition("\n\n")[0], re.MULTILINE))
+    state = re.split(r"\n\s*\n", text.strip())[0]
+    told = dict(re.findall(r"^\s*([\w ]+): *(-?\d+)\s*$", state, re.MULTILINE))
     if not told.keys() & {"status", "level", "temperature"}:
         return None
     tenths = _number(told.get("temperature", ""))

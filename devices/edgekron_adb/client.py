@@ -40,10 +40,11 @@ class Attached:
 
 @dataclass(frozen=True)
 class Client:
-    """An adb program, and the serial of the device that it talks to."""
+    """An adb program, and the serial of the device that it talks to; seconds: for a call."""
 
     program: str
     serial: str
+    seconds: float
 
     def __str__(self) -> str:
         return f"adb:{self.serial}"
@@ -57,23 +58,25 @@ class Client:
     ) -> subprocess.CompletedProcess[bytes]:
         """Run this in the shell of the device, with these bytes as its input.
 
-        seconds: by default `SECONDS`. Raises UnavailableError if it takes longer, or the device is lost.
+        Raises UnavailableError if it takes longer than these seconds, or the device is lost.
         """
-        seconds = SECONDS if seconds is None else seconds
-        done = _run(self.shell(script), str(self), self.hint, data, seconds)
+        try:
+            done = _run(self.shell(script), data, seconds or self.seconds)
+        except TimeoutError:
+            raise self.silent(seconds) from None
         if done.returncode:
             self.require_present()
         return done
 
-    @property
-    def hint(self) -> str:
-        """The call that a user can try."""
-        return f"adb -s {shlex.quote(self.serial)} shell true"
+    def silent(self, seconds: float | None = None) -> UnavailableError:
+        """The error of a device that does not answer in time."""
+        hint = f"{shlex.quote(self.program)} -s {shlex.quote(self.serial)} shell true"
+        return UnavailableError(f"{self} does not answer within {seconds or self.seconds:g} s; try: {hint}")
 
     def require_present(self) -> None:
         """UnavailableError if the device is attached no longer."""
         state = {each.serial: each.state for each in attached(self.program)}.get(self.serial)
-        if state is None:
+        if state in (None, "offline"):
             raise UnavailableError(f"{self} was lost: attach it again, and repeat the command")
         if state != "device":
             raise UnavailableError(f"{self} {why_not(state)}")
@@ -110,7 +113,8 @@ def connect(adb: str, serial: str) -> Client:
         raise UsageError(f"device 'adb:{serial}': expected adb:SERIAL, as `adb devices` prints it")
     program = find(adb)
     require_same_server(program)
-    return Client(program, choose(attached(program), serial or os.environ.get("ANDROID_SERIAL", "")).serial)
+    found = choose(attached(program), serial or os.environ.get("ANDROID_SERIAL", ""))
+    return Client(program, found.serial, SECONDS)
 
 
 def choose(found: Sequence[Attached], serial: str) -> Attached:
@@ -139,7 +143,7 @@ def why_not(state: str) -> str:
 
 def attached(program: str) -> tuple[Attached, ...]:
     """The devices that adb sees; starts its server if none runs."""
-    done = _run([program, "devices", "-l"], program, "adb devices", b"", SECONDS)
+    done = _ask(program, "devices", "-l")
     if done.returncode:
         raise UnavailableError(f"{program} fails: {last(done.stderr) or f'exit code {done.returncode}'}")
     return parse_devices(done.stdout.decode(errors="replace"))
@@ -165,9 +169,7 @@ def parse_devices(text: str) -> tuple[Attached, ...]:
 
 def require_same_server(program: str) -> None:
     """UnavailableError if a server of another version runs: this client would end it."""
-    own = _run([program, "version"], program, f"{program} version", b"", SECONDS).stdout.decode(
-        errors="replace"
-    )
+    own = _ask(program, "version").stdout.decode(errors="replace")
     number = re.search(r"version 1\.0\.(\d+)", own)
     running = server_version()
     if number and running is not None and int(number[1]) != running:
@@ -193,12 +195,19 @@ def server_version() -> int | None:
         return None
 
 
-def _run(
-    command: Sequence[str], who: str, hint: str, data: bytes, seconds: float
-) -> subprocess.CompletedProcess[bytes]:
+def _ask(program: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """Ask adb itself."""
+    try:
+        return _run([program, *arguments], b"", SECONDS)
+    except TimeoutError:
+        call = shlex.join([program, *arguments])
+        raise UnavailableError(f"{program} does not answer within {SECONDS:g} s; try: {call}") from None
+
+
+def _run(command: Sequence[str], data: bytes, seconds: float) -> subprocess.CompletedProcess[bytes]:
     try:
         return subprocess.run(command, input=data, capture_output=True, timeout=seconds, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise UnavailableError(f"{who} does not answer within {seconds:g} s; try: {hint}") from error
+    except subprocess.TimeoutExpired:
+        raise TimeoutError from None
     except OSError as error:
         raise UnavailableError(f"cannot start {command[0]}: {error.strerror}") from error

@@ -51,8 +51,8 @@ def allowed(text: str) -> tuple[int, ...] | None:
 
 
 def pinned(command: str, cores: Sequence[int] | None) -> str:
-    """What becomes the command, on these cores; it prints those it is on before."""
+    """What runs the command, an `exec`, on these cores; it prints those it is on before."""
     if cores is None:
-        return f"exec {command}"
+        return command
     mask = sum(1 << core for core in cores)
-    return f"exec taskset {mask:x} sh -c {shlex.quote(f'{ALLOWED}; exec {command}')}"
+    return f"exec taskset {mask:x} sh -c {shlex.quote(f'{ALLOWED}; {command}')}"

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 from edgekron.artifact import checksum
@@ -18,18 +19,17 @@ from edgekron.device import DeviceSession
 from edgekron.errors import UnavailableError, UsageError
 from edgekron.files import read_whole
 from edgekron_adb import android, cores
-from edgekron_adb.tflite_session import DELEGATES, PROGRAM, TfliteSession
 from edgekron_adb.client import Client, connect
-from edgekron_adb.onnx_session import OnnxSession
 from edgekron_adb.failures import of_program
-from edgekron_adb.folder import Folder
+from edgekron_adb.folder import NAME, Folder
+from edgekron_adb.onnx_session import OnnxSession
+from edgekron_adb.tflite_session import DELEGATES, PROGRAM, TfliteSession
 
 _LIBRARY = re.compile(r"libonnxruntime\.so(\.\d+)*")
 _LOADER = re.compile(r"ld-linux-.*\.so\.\d+")
-_NAME = re.compile(r"[\w.+-]+", re.ASCII)
 
 
-@dataclass
+@dataclass(frozen=True)
 class AdbConnection:
     """A phone while its folder exists."""
 
@@ -39,8 +39,8 @@ class AdbConnection:
     threads: int
     cores: tuple[int, ...] | None
     sessions: ExitStack = field(repr=False, compare=False)
-    _pushed: dict[str, str] = field(default_factory=dict)
-    _opened: int = 0
+    _pushed: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+    _numbers: Iterator[int] = field(default_factory=count, repr=False, compare=False)
 
     def conditions(self) -> Conditions:
         """What /proc, /sys, getprop and dumpsys of the phone tell."""
@@ -53,8 +53,7 @@ class AdbConnection:
                 f"runtime '{runtime}': {self.client} has the version that you push: give "
                 f"{runtime.partition(':')[0]}, and the programs with --runner or --benchmark"
             )
-        prefix = f"s{self._opened}"
-        self._opened += 1
+        prefix = f"s{next(self._numbers)}"
         if runtime == "onnxruntime":
             program = self._pushed.get("ekrun") or self._push_runner()
             session = OnnxSession(
@@ -81,13 +80,17 @@ class AdbConnection:
         if "ekrun" not in files or not library:
             missing = "libonnxruntime.so" if "ekrun" in files else "ekrun"
             raise UnavailableError(f"--runner '{given}': there is no {missing} in this folder")
-        if strange := next((name for name in files if not _NAME.fullmatch(name)), None):
+        if strange := next((name for name in files if not NAME.fullmatch(name)), None):
             raise UsageError(f"--runner '{given}': rename '{strange}': letters, digits and . _ + - travel")
         for name, path in files.items():
             self.folder.push(name, read_whole(path), executable=True)
         # A program of another C library than the phone's brings its own loader.
         loader = next(filter(_LOADER.fullmatch, files), None)
-        start = f"./{loader} --library-path . ./ekrun" if loader else "env LD_LIBRARY_PATH=. ./ekrun"
+        start = (
+            f"exec ./{loader} --library-path . ./ekrun"
+            if loader
+            else "export LD_LIBRARY_PATH=.; exec ./ekrun"
+        )
         self._pushed["ekrun"] = f"{start} ./{library}"
         return self._pushed["ekrun"]
 

@@ -17,13 +17,13 @@ _NOT_FOUND, _NOT_EXECUTABLE, _KILLED = 127, 126, 137
 def of_program(program: str, code: int, said: bytes) -> str:
     """Why a program on the phone failed; code and said: its exit code and stderr.
 
-    >>> of_program("ekrun", 126, b"sh: ./ekrun: not executable: 64-bit ELF file")
+    >>> of_program("ekrun", 1, b"sh: ./ekrun: not executable: 64-bit ELF file")
     'cannot execute ekrun: it must be built for its processor (sh: ./ekrun: not executable: 64-bit ELF file)'
     """
     line = last(said)
     if "No space left" in line:
         return f"is full: free some space in /data ({line})"
-    if code == _NOT_EXECUTABLE or "Exec format error" in line:
+    if code == _NOT_EXECUTABLE or "not executable" in line or "Exec format error" in line:
         return f"cannot execute {program}: it must be built for its processor ({line})"
     if code == _NOT_FOUND:
         return f"cannot start {program}: it, its loader or a library is missing there ({line})"

@@ -11,37 +11,45 @@ from __future__ import annotations
 
 import re
 import secrets
-import subprocess
-import tempfile
-import threading
-from collections.abc import Iterable
-from contextlib import suppress
+import shlex
+from collections.abc import Iterable, Sequence
+from math import prod
 
-from edgekron.artifact import checksum
+import numpy as np
+from numpy.typing import DTypeLike
+
+from edgekron.artifact import Array, checksum
 from edgekron.errors import UnavailableError
-from edgekron_adb.client import SECONDS, Client
+from edgekron_adb.client import Client
 from edgekron_adb.failures import last, of_program
+from edgekron_adb.job import Job
 
 PARENT = "/data/local/tmp"
 _KEEPER = """
-for k in PARENT/edgekron-*/keeper; do
+for k in "${d%/*}"/edgekron-*/keeper; do
     [ -s "$k" ] && ! kill -0 "$(cat "$k")" 2>/dev/null && rm -rf "${k%/keeper}"
 done
-d=PATH
 leave() {
     trap '' HUP INT TERM PIPE
     for p in /proc/[0-9]*; do [ "$p/cwd" -ef "$d" ] && kill -9 "${p##*/}"; done 2>/dev/null
     rm -rf "$d" 2>/dev/null || { sleep 1; rm -rf "$d"; }
-    exit
+    exit $?
 }
 trap leave HUP INT TERM PIPE
 mkdir -m 700 "$d" && echo $$ > "$d/keeper" && echo ready || leave
 while read -r line; do :; done
 leave
 """
-"""It first removes folders whose keepers no longer live: the phone was switched off, or adbd was killed."""
-_NAME = re.compile(r"[\w.+-]+", re.ASCII)
-_LEAVE = 15.0
+"""It first removes folders whose keepers no longer live: the phone was switched off, or adbd killed."""
+NAME = re.compile(r"[\w.+-]+", re.ASCII)
+"""Of a file there: a shell takes it for nothing else."""
+_SLOWEST = 1e6
+"""Bytes per second."""
+
+
+def keeper(path: str) -> str:
+    """The script of the keeper of this folder; it prints `ready`, and is done when its input ends."""
+    return f"d={shlex.quote(path)}{_KEEPER}"
 
 
 class Folder:
@@ -50,36 +58,30 @@ class Folder:
     def __init__(self, client: Client) -> None:
         self.client = client
         self.path = f"{PARENT}/edgekron-{secrets.token_hex(8)}"
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the folder
-        script = _KEEPER.replace("PARENT", PARENT).replace("PATH", self.path)
-        self._keeper = subprocess.Popen(
-            client.shell(script), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said
-        )
-        assert self._keeper.stdout
-        timer = threading.Timer(SECONDS, self._keeper.kill)
-        timer.start()
-        ready = self._keeper.stdout.readline()
-        timer.cancel()
+        self._keeper = Job(client, keeper(self.path))
+        try:
+            ready = self._keeper.ask("", client.seconds)
+        except TimeoutError:
+            self._keeper.end()
+            raise client.silent() from None
         if ready != b"ready\n":
-            self._keeper.kill()
-            code = self._keeper.wait()
+            code = self._keeper.end()
             client.require_present()
-            self._said.seek(0)
-            raise UnavailableError(f"{client} {of_program(f'mkdir {self.path}', code, self._said.read())}")
+            raise UnavailableError(f"{client} {of_program(f'mkdir {self.path}', code, self._keeper.said())}")
 
     def script(self, text: str) -> str:
         """What a shell of the device does in this folder."""
         return f"cd {self.path} && {text}"
 
-    def command(self, text: str) -> list[str]:
-        """The same, with the command that does it."""
-        return self.client.shell(self.script(text))
-
     def push(self, name: str, data: bytes, *, executable: bool = False) -> None:
         """Write a file; UnavailableError if another one arrives than was sent."""
-        assert _NAME.fullmatch(name)
+        assert NAME.fullmatch(name)
         mode = f" && chmod 700 {name}" if executable else ""
-        done = self.client.call(self.script(f"cat > {name}{mode} && sha256sum {name}"), data)
+        done = self.client.call(
+            self.script(f"cat > {name}{mode} && sha256sum {name}"),
+            data,
+            seconds=self.client.seconds + len(data) / _SLOWEST,
+        )
         if done.returncode == 127:
             raise UnavailableError(
                 f"{self.client} has no sha256sum: Android 8 or newer is needed ({last(done.stderr)})"
@@ -88,33 +90,38 @@ class Folder:
             raise UnavailableError(
                 f"{self.client} {of_program(f'cat > {name}', done.returncode, done.stderr)}"
             )
-        arrived = done.stdout.decode(errors="replace").split()[:1]
-        if arrived != [checksum(data)]:
+        if done.stdout.split()[:1] != [checksum(data).encode()]:
             raise UnavailableError(
                 f"{self.client}: another file arrived than was sent: sha256 {last(done.stdout)}"
             )
 
-    def pull(self, names: Iterable[str]) -> bytes:
-        """Read files, one after another."""
+    def push_arrays(self, prefix: str, arrays: Iterable[Array]) -> None:
+        """Write the elements of arrays to PREFIX0.raw, PREFIX1.raw, .."""
+        for k, x in enumerate(arrays):
+            self.push(f"{prefix}{k}.raw", np.ascontiguousarray(x).tobytes())
+
+    def pull_arrays(
+        self, names: Iterable[str], kinds: Sequence[tuple[DTypeLike, tuple[int, ...]]], hint: str = ""
+    ) -> list[Array]:
+        """Read the arrays of these types and shapes that lie one after another in these files."""
         text = " ".join(names)
         done = self.client.call(self.script(f"cat {text}"))
         if done.returncode:
-            raise UnavailableError(f"{self.client} {of_program(f'cat {text}', done.returncode, done.stderr)}")
-        return done.stdout
+            why = of_program(f"cat {text}", done.returncode, done.stderr)
+            raise UnavailableError(f"{self.client} {why}{hint}")
+        sizes = [np.dtype(dtype).itemsize * prod(shape) for dtype, shape in kinds]
+        if len(done.stdout) != sum(sizes):
+            raise UnavailableError(f"{self.client}: {text}: {len(done.stdout)} bytes instead of {sum(sizes)}")
+        ends = np.cumsum(sizes)
+        parts = [done.stdout[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+        return [
+            np.frombuffer(part, dtype).reshape(shape)
+            for part, (dtype, shape) in zip(parts, kinds, strict=True)
+        ]
 
     def close(self) -> None:
         """Have it removed; UnavailableError if that is not certain."""
-        assert self._keeper.stdin and self._keeper.stdout
-        with suppress(OSError):
-            self._keeper.stdin.close()
-        try:
-            code = self._keeper.wait(_LEAVE)
-        except subprocess.TimeoutExpired:
-            self._keeper.kill()
-            code = self._keeper.wait()
-        self._keeper.stdout.close()
-        self._said.close()
-        if code:
+        if self._keeper.end():
             raise UnavailableError(
                 f"{self.client} may still hold {self.path}: the next connection removes it if so"
             )

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import tempfile
-import threading
+import re
 import weakref
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from edgekron.artifact import Array, TensorInfo, checksum
 from edgekron.errors import UnavailableError, UsageError
@@ -25,10 +18,12 @@ from edgekron.wording import printable
 from edgekron_adb.cores import allowed, pinned
 from edgekron_adb.failures import of_program
 from edgekron_adb.folder import Folder
+from edgekron_adb.job import Job
 
 SECONDS = 300.0
 """In which it must have loaded a file, or answered a request."""
-_LEAVE = 5.0
+_OF_LIBRARY = re.compile(r"^cannot open the library|is no onnxruntime: |^onnxruntime \S+ is too old: ")
+"""Errors of ekrun that are not of the file."""
 
 
 class OnnxSession:
@@ -47,22 +42,20 @@ class OnnxSession:
         self._peak: int | None = None
         data = read_whole(path)
         folder.push(f"{prefix}.onnx", data)
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the session
-        command = folder.command(pinned(f"{program} {prefix}.onnx --threads {threads}", cores))
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said
-        )
-        self.close = weakref.finalize(self, _end, self._process)
+        command = f"{program} {prefix}.onnx --threads {threads}"
+        self._job = Job(folder.client, folder.script(pinned(command, cores)))
+        self.close = weakref.finalize(self, self._job.end)
         """End ekrun."""
         try:
             if cores is not None and allowed(line := self._exchange("", "start").decode()) != cores:
                 raise UnavailableError(
                     f"{self._what} does not run on the cores {cores}: {printable(line.strip())}"
                 )
-            self.greeting = self._answer("", "load this file") | {"sha256": checksum(data)}
+            self.greeting = self._answer("", "load this file")
         except (UsageError, UnavailableError):
             self.close()
             raise
+        self.greeting |= {"sha256": checksum(data), "command": command}
         self.inputs = tuple(
             TensorInfo(info["name"], tuple(info["shape"]), info["dtype"]) for info in self.greeting["inputs"]
         )
@@ -70,14 +63,8 @@ class OnnxSession:
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         """Outputs for these inputs."""
         infos = self._run(tuple(inputs))
-        data = self._folder.pull(f"{self._prefix}-out{k}.raw" for k in range(len(infos)))
-        outputs, at = [], 0
-        for info in infos:
-            dtype, count = np.dtype(info["dtype"]), prod(info["shape"])
-            size = dtype.itemsize * count
-            outputs.append(np.frombuffer(data[at : at + size], dtype, count).reshape(info["shape"]))
-            at += size
-        return outputs
+        names = [f"{self._prefix}-out{k}.raw" for k in range(len(infos))]
+        return self._folder.pull_arrays(names, [(info["dtype"], tuple(info["shape"])) for info in infos])
 
     def clocked(self, inputs: Sequence[Array]) -> ClockedOnnx:
         """Runs on these inputs, timed on the phone."""
@@ -93,8 +80,7 @@ class OnnxSession:
 
     def log(self) -> tuple[str, ...]:
         """What the library printed."""
-        file = self._said.fileno()
-        said = os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")
+        said = self._job.said().decode(errors="replace")
         return tuple(printable(line) for line in said.splitlines() if line.strip())
 
     def nanoseconds(self, inputs: tuple[Array, ...], runs: int) -> int:
@@ -107,8 +93,7 @@ class OnnxSession:
 
     def _run(self, inputs: tuple[Array, ...]) -> list[dict[str, Any]]:
         self._held = None
-        for k, x in enumerate(inputs):
-            self._folder.push(f"{self._prefix}-in{k}.raw", np.ascontiguousarray(x).tobytes())
+        self._folder.push_arrays(f"{self._prefix}-in", inputs)
         answer = self._answer(f"run {self._prefix}-in {self._prefix}-out\n", "run this file")
         self._held = inputs
         outputs: list[dict[str, Any]] = answer["outputs"]
@@ -122,39 +107,32 @@ class OnnxSession:
             self.close()
             said = printable(line.decode(errors="replace").strip())
             raise UnavailableError(f"{self._what} does not speak as ekrun does: '{said}'") from None
-        if "error" in answer:
-            raise UsageError(f"{self._what} cannot {doing}: {printable(answer['error'])}")
+        if _OF_LIBRARY.search(error := answer.get("error", "")):
+            raise UnavailableError(
+                f"--runner: {self._folder.client} cannot use the library: {printable(error)}"
+            )
+        if error:
+            raise UsageError(f"{self._what} cannot {doing}: {printable(error)}")
         return answer
 
     def _exchange(self, request: str, doing: str) -> bytes:
         """Send a request, if there is one, and wait for the next line."""
         if not self.close.alive:
             raise UnavailableError(f"{self._what}: the session is closed")
-        expired = threading.Event()
-        # It knows the process only: a thread that held the session might end it, while this one exits.
-        timer = threading.Timer(SECONDS, _kill, (self._process, expired))
-        timer.daemon = True
-        timer.start()
-        assert self._process.stdin and self._process.stdout
-        line = b""
         try:
-            with suppress(OSError):
-                self._process.stdin.write(request.encode())
-                self._process.stdin.flush()
-                line = self._process.stdout.readline()
-        except BaseException:  # an interrupt: the answer to come would be taken for the next one
+            line = self._job.ask(request, SECONDS)
+        except BaseException as error:  # an interrupt: the answer to come would be taken for the next one
             self.close()
+            if isinstance(error, TimeoutError):
+                raise UnavailableError(
+                    f"{self._what} cannot {doing}: it took more than {SECONDS:g} s"
+                ) from None
             raise
-        finally:
-            timer.cancel()
         if line.endswith(b"\n"):
             return line
-        self.close()
-        if expired.is_set():
-            raise UnavailableError(f"{self._what} cannot {doing}: it took more than {SECONDS:g} s")
+        code = self.close()
         self._folder.client.require_present()
-        code, said = self._process.returncode, "\n".join(self.log()).encode()
-        raise UnavailableError(f"{self._folder.client} {of_program('ekrun', code, said)}")
+        raise UnavailableError(f"{self._folder.client} {of_program('ekrun', code or 0, self._job.said())}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,21 +149,3 @@ class ClockedOnnx:
     def nanoseconds(self, calls: int) -> int:
         """Time of this many runs."""
         return self.session.nanoseconds(self.inputs, calls)
-
-
-def _kill(process: subprocess.Popen[bytes], expired: threading.Event) -> None:
-    expired.set()
-    process.kill()
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Let it end by closing its stdin; kill it if it does not."""
-    assert process.stdin and process.stdout
-    with suppress(OSError):
-        process.stdin.close()
-    try:
-        process.wait(_LEAVE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    process.stdout.close()

@@ -8,18 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgekron import plugins
 from edgekron.artifact import Array, TensorInfo, checksum
 from edgekron.errors import UnavailableError, UsageError
 from edgekron.files import read_whole
 from edgekron.instructions import Instructions
 from edgekron.wording import printable
-from edgekron_adb.tflite_text import Benchmark, failure, parse
 from edgekron_adb.cores import allowed, pinned
 from edgekron_adb.failures import of_program
 from edgekron_adb.folder import Folder
+from edgekron_adb.tflite_text import Benchmark, failure, parse
 
 PROGRAM = "benchmark_model"
 SECONDS = 300.0
@@ -59,6 +57,7 @@ class TfliteSession:
         self.greeting: dict[str, Any] = {
             **{"runtime": "litert", "version": f"{PROGRAM} sha256 {program[:12]}"},
             **{"threads": threads, "sha256": checksum(data), "program_sha256": program},
+            "command": self._command,
             "delegate": {"asked": delegate, "applied": first.applied},
         }
 
@@ -66,15 +65,9 @@ class TfliteSession:
         """Outputs for these inputs."""
         name = f"{self._prefix}-out.raw"
         self._hold(tuple(inputs))
-        self._benchmark(f"--output_filepath={name}", runs=1, warmup=0)
-        data = self._folder.pull([name])
-        outputs, at = [], 0
-        for like in self._here.run(inputs):
-            outputs.append(np.frombuffer(data[at : at + like.nbytes], like.dtype).reshape(like.shape))
-            at += like.nbytes
-        if at != len(data):
-            raise UnavailableError(f"{self._what} writes {len(data)} bytes of outputs instead of {at}")
-        return outputs
+        self._benchmark(f"--output_filepath={name}", runs=1, warmup=0, before=f"rm -f {name}; ")
+        kinds = [(like.dtype, like.shape) for like in self._here.run(inputs)]
+        return self._folder.pull_arrays([name], kinds, "; benchmark_model must know --output_filepath")
 
     def clocked(self, inputs: Sequence[Array]) -> ClockedTflite:
         """Runs on these inputs, timed on the phone; each sample is a process of at least `RUNS`."""
@@ -106,11 +99,10 @@ class TfliteSession:
         if inputs is self._held:
             return
         self._held = None
-        for k, x in enumerate(inputs):
-            self._folder.push(f"{self._prefix}-in{k}.raw", np.ascontiguousarray(x).tobytes())
+        self._folder.push_arrays(f"{self._prefix}-in", inputs)
         self._held = inputs
 
-    def _benchmark(self, *options: str, runs: int, warmup: int) -> Benchmark:
+    def _benchmark(self, *options: str, runs: int, warmup: int, before: str = "") -> Benchmark:
         if self._held:  # names of our own: only the order counts, and theirs may hold any character
             names = [f"x{k}" for k in range(len(self._held))]
             shapes = ":".join(",".join(map(str, x.shape)) for x in self._held)
@@ -118,12 +110,13 @@ class TfliteSession:
             options = (*options, f"--input_layer={','.join(names)}", f"--input_layer_shape={shapes}")
             options = (*options, f"--input_layer_value_files={files}")
         arguments = [
-            *(f"./{PROGRAM}", f"--graph={self._prefix}.tflite", f"--num_threads={self._threads}"),
+            *(f"exec ./{PROGRAM}", f"--graph={self._prefix}.tflite", f"--num_threads={self._threads}"),
             *(f"--num_runs={runs}", f"--warmup_runs={warmup}", "--min_secs=0", "--warmup_min_secs=0"),
             *DELEGATES[self._delegate],
             *options,
         ]
-        script = self._folder.script(pinned(" ".join(arguments), self._cores))
+        self._command = " ".join(arguments)
+        script = self._folder.script(before + pinned(self._command, self._cores))
         done = self._folder.client.call(script, seconds=SECONDS)
         text = (done.stdout + b"\n" + done.stderr).decode(errors="replace")
         self._log = tuple(printable(line) for line in text.splitlines() if line.strip())
@@ -133,7 +126,7 @@ class TfliteSession:
         return found
 
     def _require(self, done: subprocess.CompletedProcess[bytes], text: str) -> None:
-        if done.returncode == 1:
+        if done.returncode == 1 and "STARTING!" in text:  # it ran
             raise UsageError(f"{self._what} fails: {failure(text)}")
         if done.returncode:
             why = of_program(PROGRAM, done.returncode, done.stderr)

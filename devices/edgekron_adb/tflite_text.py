@@ -18,9 +18,7 @@ _NUMBER = r"([-+.\deE]+)"
 _REPLACING = re.compile(
     r"Replacing (\d+) out of (\d+) node\(s\) with delegate \(([^)]*)\) node, yielding (\d+) partitions"
 )
-_EXECUTED = re.compile(
-    r"applied (.+?) delegate, and the model graph will (be completely|be partially|not be) executed"
-)
+_EXECUTED = re.compile(r"applied (.+?) delegate, and the model graph will be (completely|partially) executed")
 NOTHING = "nothing: the file runs on TFLite's own kernels"
 
 
@@ -79,8 +77,7 @@ def _applied(lines: list[str]) -> str:
     ]
     if not taken:
         taken = [
-            f"{name} took {'all' if how == 'be completely' else 'some'} operators"
+            f"{name} took {'all' if how == 'completely' else 'some'} operators"
             for name, how in _EXECUTED.findall(text)
-            if how != "not be"
         ]
     return "; ".join(dict.fromkeys(taken)) or NOTHING

@@ -137,7 +137,9 @@ class Stream:
         phone.commands.append(script)
         process = subprocess.Popen(
             ["/bin/sh", "-c", script.replace(PARENT, str(phone.sandbox))],
-            **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             cwd="/",
             env={"PATH": f"{phone.bin}:/usr/bin:/bin", "HOME": "/"},
             start_new_session=True,
@@ -164,10 +166,13 @@ class Stream:
         with suppress(OSError):
             while data := self.received.get():
                 received += data
-                while len(received) >= 5 + (length := struct.unpack("<I", received[1:5] or bytes(4))[0]):
-                    kind, data, received = received[0], received[5 : 5 + length], received[5 + length :]
+                while len(received) >= 5:
+                    end = 5 + int.from_bytes(received[1:5], "little")
+                    if len(received) < end:
+                        break
+                    kind, text, received = received[0], received[5:end], received[end:]
                     if kind == STDIN:
-                        process.stdin.write(data)
+                        process.stdin.write(text)
                         process.stdin.flush()
                     elif kind == CLOSE_STDIN:
                         process.stdin.close()

@@ -14,6 +14,8 @@ from tests.edgekron_adb.phones import COMPILER, Phone, attached, benchmark, runn
 @pytest.fixture(scope="module")
 def adb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
     """The real client, and the environment of its server."""
+    if not Path("/proc/self/cwd").exists():
+        pytest.skip("the test adbd runs its shells here, and needs the /proc of Linux")
     program = find("")
     with server(tmp_path_factory.mktemp("server"), program) as environment:
         yield program, environment

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.edgekron_adb.adbd import Adbd
@@ -20,17 +20,17 @@ for option; do
     case $option in
         --num_runs=*) runs=${option#*=} ;;
         --output_filepath=*) PYTHON INFER "$@" || exit 1 ;;
-        --use_xnnpack=true) applied='Replacing 2 out of 2 node(s) with delegate (TfLiteXNNPackDelegate) node, yielding 1 partitions.' ;;
+        --use_xnnpack=true) applied='(TfLiteXNNPackDelegate) node, yielding 1 partitions.' ;;
     esac
 done
 echo "INFO: STARTING!"
-[ -z "$applied" ] || echo "VERBOSE: $applied"
+[ -z "$applied" ] || echo "VERBOSE: Replacing 2 out of 2 node(s) with delegate $applied"
 echo "INFO: count=1 curr=900 p5=900 median=900 p95=900"
 echo
 if [ "$runs" = 1 ]; then echo "INFO: count=1 curr=312 p5=312 median=312 p95=312"
 else echo "INFO: count=$runs first=310 curr=290 min=281 max=322 avg=300.5 std=9 p5=282 median=300 p95=321"; fi
 echo
-echo "INFO: Inference timings in us: Init: 1024, First inference: 900, Warmup (avg): 900, Inference (avg): 300.5"
+echo "INFO: Inference timings in us: Init: 1024, First inference: 900, Warmup (avg): 9, Inference (avg): 3"
 echo "INFO: Memory footprint delta from the start of the tool (MB): init=1.5 overall=2.25"
 """
 """benchmark_model, but for its times, which it makes up; what it computes, this machine's LiteRT does."""
@@ -136,7 +136,8 @@ class Phone(Adbd):
     def left(self) -> list[str]:
         """What lies in its /data/local/tmp, and what still runs there or talks to it from here."""
         lies = [str(path) for path in self.sandbox.iterdir()]
-        return lies + [each.args[-1] for each in self.processes if each.poll() is None] + running(self.serial)
+        shells = [str(each.args) for each in self.processes if each.poll() is None]
+        return lies + shells + working(self.sandbox) + running(self.serial)
 
     def all_gone(self) -> list[str]:
         """What is left after a while."""
@@ -153,6 +154,16 @@ def running(word: str) -> list[str]:
             continue
         if word in arguments:
             found.append(" ".join(arguments))
+    return found
+
+
+def working(folder: Path) -> list[str]:
+    """Processes on this machine that work below a folder, which may be removed by now."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cwd"):
+        with suppress(OSError):  # it has ended
+            if os.readlink(path).startswith(f"{folder}/"):
+                found.append(str(path))
     return found
 
 
@@ -175,12 +186,15 @@ def server(folder: Path, adb: str) -> Iterator[dict[str, str]]:
         **{"HOME": str(folder / "home"), "ANDROID_ADB_SERVER_PORT": str(port), "TMPDIR": str(folder)},
         **{"ADB_MDNS": "0", "ADB_USB": "0", "ADB_EMU": "0", "ADB_LOCAL_TRANSPORT_MAX_PORT": "5553"},
     }
-    call = {"env": os.environ | environment, "check": True, "capture_output": True, "timeout": 30}
-    subprocess.run([adb, "start-server"], **call)
+
+    def call(what: str) -> None:
+        subprocess.run([adb, what], env=os.environ | environment, check=True, capture_output=True, timeout=30)
+
+    call("start-server")
     try:
         yield environment
     finally:
-        subprocess.run([adb, "kill-server"], **call)
+        call("kill-server")
 
 
 @contextmanager

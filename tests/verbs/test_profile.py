@@ -111,7 +111,7 @@ def test_a_runtime_in_an_environment_of_its_own(tmp_path: Path) -> None:
         ({"runtime": "tvm"}, "m.onnx: 'tvm' is no runtime of this file: give onnxruntime"),
         ({"threads": 1000}, "threads=1000, but this process may use"),
         ({"baseline": "no.onnx"}, "no such file: no.onnx"),
-        ({"device": "phone"}, "unknown device 'phone': known are host, ssh."),
+        ({"device": "phone"}, "unknown device 'phone': known are adb, host"),
     ],
 )
 def test_what_is_refused(
