@@ -267,9 +267,11 @@ measure() {
     if [ "$kind" = ekrun ]; then
         printf '%s\n' "$said" | sed -n 's/.*"nanoseconds": \[\([0-9, ]*\)\].*/\1/p' | tr ',' '\n' |
             awk '{ printf "%.3f\n", $1 / 1000 }' > "$out/round"
-    else # it tells no single runs; their mean, in all of its dialects
-        printf '%s\n' "$said" |
-            awk -F 'Inference [(]avg[)]: ' 'NF == 2 { printf "%.3f\n", $2 }' > "$out/round"
+    else # it tells no single runs; their mean is in the last count=, or the one run that there was
+        printf '%s\n' "$said" | awk '/count=[0-9]/ {
+            for (k = 1; k <= NF; k++) if ($k ~ /^(curr|avg)=/) mean = substr($k, index($k, "=") + 1)
+        }
+        END { if (mean > 0) printf "%.3f\n", mean }' > "$out/round"
     fi
     if [ $code -ne 0 ] || [ ! -s "$out/round" ]; then
         why=$(printf '%s\n' "$said" | tail -n 1)
