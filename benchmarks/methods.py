@@ -17,22 +17,16 @@ from typing import get_args
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from edgekron.compression import ineligible, layer_candidates
-from edgekron.decomposition import decompose, kronecker_to_tensor
+from edgekron.decomposition import decompose
+from edgekron.eligibility import ineligible
+from edgekron.factors import relative_error
 from edgekron.layers import dense_weight
 from edgekron.network import layer_uses
 from edgekron.networks import resnet18_cifar
+from edgekron.selection.fronts import layer_candidates
 from edgekron.selection.methods import Method
-from edgekron.structure import Structure
 from edgekron.table import table
-
-
-def delivered(weight: Tensor, structure: Structure) -> float:
-    """‖W−Ŵ‖/‖W‖ of the factors of a weight."""
-    difference = weight - kronecker_to_tensor(decompose(weight, structure))
-    return float(difference.norm() / weight.norm())
 
 
 def main() -> None:
@@ -60,7 +54,7 @@ def main() -> None:
                 error = 1.0
                 if len(fits):
                     structure = found.structures[fits[found.errors[fits].argmin()]]
-                    error = delivered(weight, structure) if structure else 0.0
+                    error = relative_error(weight, decompose(weight, structure)) if structure else 0.0
                 best.setdefault((name, ratio), {})[method] = error
         print(f"{method}: {time.monotonic() - start:.0f} s", flush=True)
     rows = [

@@ -50,7 +50,7 @@ from edgekron import bench, compress, export, plugins, save
 from edgekron.artifact import Manifest
 from edgekron.checkpoint import read_checkpoint
 from edgekron.choice import Layer, PlanChoice, by_cost
-from edgekron.compression import choose_structures, ineligible, layer_candidates
+from edgekron.eligibility import ineligible
 from edgekron.errors import UsageError
 from edgekron.exporter import Exporter
 from edgekron.files import write_atomically
@@ -61,7 +61,9 @@ from edgekron.lower import compressed_layers
 from edgekron.network import LayerUse, as_inputs, layer_convolution, layer_uses
 from edgekron.networks import resnet18, resnet50
 from edgekron.plan import Layout, Plan, best_plan, dense_plan, figures
+from edgekron.selection.budgets import choose_structures
 from edgekron.selection.candidates import Candidates
+from edgekron.selection.fronts import layer_candidates
 from edgekron.selection.methods import Method
 from edgekron.structure import Structure
 from edgekron.table import table

@@ -14,12 +14,13 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from edgekron.checkpoint import load as load
     from edgekron.checkpoint import save as save
-    from edgekron.compression import CompressionReport as CompressionReport
     from edgekron.compression import compress as compress
+    from edgekron.compression_report import CompressionReport as CompressionReport
     from edgekron.decomposition import Factors as Factors
     from edgekron.decomposition import decompose as decompose
     from edgekron.decomposition import kronecker_to_tensor as kronecker_to_tensor
     from edgekron.errors import EdgekronError as EdgekronError
+    from edgekron.images import ImageFolder as ImageFolder
     from edgekron.layers import KroneckerConv2d as KroneckerConv2d
     from edgekron.layers import KroneckerLinear as KroneckerLinear
     from edgekron.structure import Factor as Factor
@@ -27,13 +28,15 @@ if TYPE_CHECKING:
     from edgekron.verbs.bench import bench as bench
     from edgekron.verbs.export import export as export
     from edgekron.verbs.inspect import inspect as inspect
+    from edgekron.verbs.profile import profile as profile
     from edgekron.verbs.verify import verify as verify
 
 _HOMES = {
-    "CompressionReport": "compression",
+    "CompressionReport": "compression_report",
     "EdgekronError": "errors",
     "Factor": "structure",
     "Factors": "decomposition",
+    "ImageFolder": "images",
     "KroneckerConv2d": "layers",
     "KroneckerLinear": "layers",
     "Structure": "structure",
@@ -44,6 +47,7 @@ _HOMES = {
     "inspect": "verbs.inspect",
     "kronecker_to_tensor": "decomposition",
     "load": "checkpoint",
+    "profile": "verbs.profile",
     "save": "checkpoint",
     "verify": "verbs.verify",
 }

@@ -91,6 +91,11 @@ class Manifest:
     schema: int = SCHEMA
 
     @property
+    def precision(self) -> str:
+        """Of the numbers in the file; files of older versions are all in fp32."""
+        return str(self.options.get("precision", "fp32"))
+
+    @property
     def ratio(self) -> float:
         """Parameters of the dense network over this one's; 1 for a network without any."""
         return self.parameters[0] / self.parameters[1] if self.parameters[1] else 1.0

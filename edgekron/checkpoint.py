@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgekron.compression import CompressionReport
+from edgekron.compression_report import CompressionReport
 from edgekron.errors import EdgekronError, UsageError
 from edgekron.factory import Factory, build, build_from_file, factory_name, importable_name
 from edgekron.files import read_whole, require_writable, write_atomically

@@ -76,6 +76,11 @@ class Conditions:
         return max((degrees for _, degrees in self.temperatures), default=None)
 
     @property
+    def heat(self) -> float | None:
+        """The temperature to wait for, degrees C: of the battery of a phone, whose zones are many."""
+        return self.battery.temperature if self.battery else self.hottest
+
+    @property
     def machine(self) -> dict[str, str | int]:
         """What does not change: cpu, architecture, logical_cores, os."""
         return {

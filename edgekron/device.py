@@ -23,7 +23,7 @@ class DeviceSession(Session, Protocol):
     """A file loaded on a device; arrays are in the file's own layout.
 
     greeting: what the device tells of its runtime: `runtime` and `version`, and more; where a delegate
-    was asked for, `delegate`: {"asked": its name, "applied": what it took, in words}.
+    was asked for, `delegate`: {"asked": its name, "applied": what it took, in words, '' if nothing}.
     """
 
     greeting: dict[str, Any]
@@ -62,6 +62,10 @@ class Device(Protocol):
 
     address: str
     """What follows the colon in KIND:ADDRESS, or ''."""
+
+    @staticmethod
+    def missing() -> str:
+        """What this machine lacks to reach such devices, as the line that repairs it; '' if nothing."""
 
     def connect(self, threads: int) -> AbstractContextManager[Connection]:
         """Make ready for runs on this many threads; UnavailableError if the device cannot be reached."""

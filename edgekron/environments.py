@@ -16,7 +16,7 @@ from edgekron import worker
 from edgekron.artifact import Array
 from edgekron.delegation import DelegationReport
 from edgekron.errors import MissingExtraError, UnavailableError, UsageError
-from edgekron.profile import Profile
+from edgekron.operator_times import OperatorTimes
 from edgekron.wording import one_line, printable
 from edgekron.worker_session import TIMEOUT, WorkerSession
 
@@ -143,7 +143,9 @@ class EnvironmentRuntime:
         """Refused: a worker runs files, and tells no more of them."""
         raise self._refusal(path, "which operators its fast kernels take")
 
-    def profile(self, path: Path, inputs: Sequence[Array], *, threads: int = 1, runs: int = 30) -> Profile:
+    def profile(
+        self, path: Path, inputs: Sequence[Array], *, threads: int = 1, runs: int = 30
+    ) -> OperatorTimes:
         """Refused, likewise."""
         raise self._refusal(path, "the time of every operator")
 

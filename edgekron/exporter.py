@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from torch import nn
 
 from edgekron.artifact import Manifest
+from edgekron.calibration import Calibration
 from edgekron.choice import Choose, by_cost
+from edgekron.errors import UsageError
 from edgekron.network import Inputs
 from edgekron.plan import Layout, Plan
+from edgekron.precision import Ends, Precision, require_precision
 
 
 @dataclass(frozen=True)
@@ -25,13 +28,27 @@ class ExportOptions:
 
     opset: of ONNX; dynamic_batch: the file takes any batch; layout: of 4-D inputs and outputs, by default
     what the format prefers; at_load: layers that run dense are stored as their factors, which the
-    runtime multiplies when it opens the file, where the format has a way to say so.
+    runtime multiplies when it opens the file, where the format has a way to say so; precision: of the
+    numbers in the file; io: of its inputs and outputs if that is int8.
     """
 
     opset: int | None = None
     dynamic_batch: bool = False
     layout: Literal["nchw", "nhwc"] | None = None
     at_load: bool = False
+    precision: Precision = "fp32"
+    io: Ends = "float"
+
+    def __post_init__(self) -> None:
+        require_precision(self.precision)
+        if self.io not in get_args(Ends):
+            raise UsageError(f"io={self.io!r}: expected one of {', '.join(get_args(Ends))}")
+        if self.io != "float" and self.precision != "int8":
+            raise UsageError(f"--io {self.io} is for --precision int8")
+        if self.at_load and self.precision == "int8":
+            raise UsageError(
+                "--guard size multiplies factors of floating point: with int8 use --guard latency"
+            )
 
 
 @dataclass(frozen=True)
@@ -73,6 +90,25 @@ class Exposed:
     names: tuple[str, ...]
 
 
+def needed(calibration: Calibration | None) -> Calibration:
+    """The samples that int8 needs; UsageError if there are none."""
+    if calibration is None:
+        raise UsageError(
+            "int8 needs inputs like those the network will see, for the ranges of what it computes: give "
+            "--data with an .npz file or a folder of images"
+        )
+    return calibration
+
+
+def numbered(word: str, count: int) -> tuple[str, ...]:
+    """What the inputs or outputs of a file are called.
+
+    >>> numbered("input", 1), numbered("input", 2)
+    (('input',), ('input_0', 'input_1'))
+    """
+    return tuple(f"{word}_{k}" for k in range(count)) if count > 1 else (word,)
+
+
 class Exporter(Protocol):
     """A format."""
 
@@ -90,11 +126,17 @@ class Exporter(Protocol):
         """Whether a dense layer is run by a plan, too, as the format has no fast operator for it."""
 
     def export(
-        self, model: nn.Module, inputs: Inputs, options: ExportOptions, choose: Choose = by_cost
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        options: ExportOptions,
+        choose: Choose = by_cost,
+        calibration: Calibration | None = None,
     ) -> Exported:
         """Convert the network; UnsupportedError names the layer or operator that has no form here.
 
-        choose: gives the plan of each compressed layer.
+        choose: gives the plan of each compressed layer; calibration: samples in PyTorch's layout, which int8
+        needs (UsageError without).
         """
 
     def layers(self, plans: Sequence[Plan]) -> list[bytes]:
@@ -115,7 +157,7 @@ class Exporter(Protocol):
         """The operators of a file in order of execution."""
 
     def expose(self, data: bytes, count: int) -> Iterator[Exposed]:
-        """Files that together give every activation of floating point, the outputs among them.
+        """Files that together give every activation of floating point or int8, the outputs among them.
 
         In order of execution, `count` in each file, which takes the inputs of the given one; what is
         computed of constants alone is left out.

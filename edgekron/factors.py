@@ -39,6 +39,13 @@ def kronecker_to_tensor(factors: Factors) -> Tensor:
     return merge(factors, [range(len(factors.tensors))]).tensors[0]
 
 
+def relative_error(weight: Tensor, factors: Factors) -> float:
+    """‖W−Ŵ‖/‖W‖ of the factors of a weight, both in float64; 0 for a weight of zeros that they meet."""
+    whole = weight.double()
+    missed = whole - kronecker_to_tensor(factors).double()
+    return float(missed.norm() / (whole.norm() or 1.0))
+
+
 def merge(factors: Factors, groups: Sequence[Sequence[int]]) -> Factors:
     """Densify runs of adjacent factors, as ``Structure.merge`` says. Differentiable."""
     structure = factors.structure.merge(groups)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgekron.errors import UsageError
+from edgekron.wording import one_line
 
 
 def read_whole(path: Path) -> bytes:
@@ -25,6 +30,18 @@ def read_whole(path: Path) -> bytes:
         raise UsageError(f"no such file: {path}") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read {path}: {_reason(error)}") from error
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz file; UsageError for anything else, and for anything pickled."""
+    data = read_whole(path)
+    if not data.startswith(b"PK"):  # numpy would take anything else for a pickle
+        raise UsageError(f"{path} is not an .npz file: write it with numpy.savez(path, input=array)")
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            return dict(file)
+    except Exception as error:  # of zipfile, zlib or numpy
+        raise UsageError(f"{path}: not a readable .npz file of plain arrays: {one_line(error)}") from error
 
 
 def require_writable(path: Path, *, force: bool) -> None:

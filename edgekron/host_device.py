@@ -68,6 +68,11 @@ class HostDevice:
         if self.address:
             raise UsageError(f"device 'host:{self.address}': the host is this machine, without an address")
 
+    @staticmethod
+    def missing() -> str:
+        """Nothing: runtimes are examined by themselves."""
+        return ""
+
     @contextmanager
     def connect(self, threads: int) -> Iterator[HostConnection]:
         """Pin this process, and so its workers, to this many cores."""

@@ -32,6 +32,11 @@ class LayerUse:
     sizes: Counter[tuple[int, ...]] = field(default_factory=Counter)
     tied: bool = False
 
+    @property
+    def weight(self) -> Tensor:
+        """What the layer multiplies with, shape (F, C, K_1..K_d)."""
+        return dense_weight(self.module)
+
 
 def as_inputs(example_inputs: Tensor | Inputs) -> Inputs:
     """`example_inputs` as a tuple of tensors."""

@@ -3,7 +3,8 @@
 The rule, for each output on each input: `max_abs_error <= atol + rtol * range`, where `range` is
 the maximum minus the minimum of that output in the reference, over all the inputs tried and zero.
 So `rtol=1e-5` means "one part in 100,000 of the span of values this output really uses"; zero is
-counted in because float32 rounds relative to it. NaN and Inf never pass, wherever they are.
+counted in because float32 rounds relative to it. NaN and Inf never pass, wherever they are. Quantized
+outputs are held to floors of SQNR, cosine and top-1 as well.
 Everything is computed in float64.
 """
 
@@ -31,16 +32,34 @@ _TEXT_COLUMNS = 3
 
 
 @dataclass(frozen=True)
+class Floors:
+    """What quantized outputs have to reach besides: SQNR in dB, cosine, fraction of equal top-1."""
+
+    sqnr: float = 30.0
+    cosine: float = 0.999
+    top1: float = 0.95
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.sqnr) and -1 <= self.cosine < 1 and 0 <= self.top1 < 1):
+            raise UsageError(f"{self}: give a finite SQNR in dB, a cosine and a fraction below 1")
+
+    def __str__(self) -> str:
+        return f"SQNR >= {self.sqnr:g} dB, cosine >= {self.cosine:g}, top-1 >= {self.top1:.0%}"
+
+
+@dataclass(frozen=True)
 class Tolerance:
-    """How far an output may be from its reference: `atol + rtol * range`.
+    """How far an output may be from its reference: `atol + rtol * range`, and no floor missed.
 
     atol: in the units of the output. It is all that an output with range 0 (all zeros) is allowed.
     rtol: fraction of the output's range. The default, 1e-5, is some ten times the rounding noise
         of a float32 network executed by another runtime; fp16 and int8 need a larger one.
+    floors: for files whose errors are many and small, which the largest one says little of.
     """
 
     atol: float = 0.0
     rtol: float = 1e-5
+    floors: Floors | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("atol", self.atol), ("rtol", self.rtol)):
@@ -72,29 +91,46 @@ class ParityRow:
     reference_inf: int
     output_nan: int
     output_inf: int
+    floors: Floors | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether max_abs_error is within the limit and every value is finite."""
-        return self.max_abs_error <= self.limit < math.inf
+        """Whether max_abs_error is within the limit, every value is finite and every floor is reached."""
+        floors = self.floors
+        reached = floors is None or (
+            self.sqnr >= floors.sqnr
+            and self.cosine >= floors.cosine
+            and (self.top1 is None or self.top1 >= floors.top1)
+        )
+        return reached and self.max_abs_error <= self.limit < math.inf
 
     @property
     def severity(self) -> float:
-        """max_abs_error / limit: above 1 is a failure; Inf if any value is NaN or Inf."""
+        """max_abs_error / limit, or error / what a floor allows: above 1 is a failure; Inf for NaN or Inf."""
         if self._not_finite():
             return math.inf
-        return ratio(self.max_abs_error, self.limit)
+        parts = [ratio(self.max_abs_error, self.limit)]
+        if self.floors:
+            parts.append(10 ** min((self.floors.sqnr - self.sqnr) / 20, 300))
+            parts.append((1 - self.cosine) / (1 - self.floors.cosine))
+            parts.append(0.0 if self.top1 is None else (1 - self.top1) / (1 - self.floors.top1))
+        return max(parts)
 
     def verdict(self) -> str:
         """Say in one sentence how the row compares with its limit."""
         where = f"output {self.output!r} on input {self.input!r}"
         if not_finite := self._not_finite():
             return f"{where} has {', '.join(not_finite)} of {math.prod(self.shape)} values"
-        sign = "<=" if self.passed else ">"
+        sign = "<=" if self.max_abs_error <= self.limit else ">"
         why = f"{where}: max abs error {self.max_abs_error:.3g} {sign} {self.limit:.3g}"
         if self.range == 0:
-            return f"{why} = atol (this output is all zeros, so its range is 0)"
-        return f"{why} = atol + rtol * range {self.range:.3g}"
+            why += " = atol (this output is all zeros, so its range is 0)"
+        else:
+            why += f" = atol + rtol * range {self.range:.3g}"
+        if self.floors:
+            top1 = "" if self.top1 is None else f", top-1 {self.top1:.2%}"
+            why += f"; SQNR {self.sqnr:.1f} dB, cosine {self.cosine:.5f}{top1}"
+        return why
 
     def _not_finite(self) -> list[str]:
         counts = {
@@ -129,7 +165,8 @@ class ParityReport:
 
     def summary(self) -> str:
         """Say in one line whether parity holds, and name the worst row."""
-        rule = f"(atol={self.tolerance.atol:g}, rtol={self.tolerance.rtol:g})"
+        floors = f", {self.tolerance.floors}" if self.tolerance.floors else ""
+        rule = f"(atol={self.tolerance.atol:g}, rtol={self.tolerance.rtol:g}{floors})"
         worst, total = self.worst.verdict(), len(self.rows)
         if self.passed:
             return f"parity passed: {total} compared {rule}; worst: {worst}"
@@ -266,6 +303,7 @@ def _row(
         reference_inf=int(np.isinf(expected).sum()),
         output_nan=int(np.isnan(given).sum()),
         output_inf=int(np.isinf(given).sum()),
+        floors=tolerance.floors,
     )
 
 

@@ -39,6 +39,11 @@ def runtime(name: str) -> Runtime:
     return cast(Runtime, _load("runtimes", "runtime", name)())
 
 
+def device_kind(name: str) -> type[Device]:
+    """A kind of device; UsageError if unknown."""
+    return cast(type[Device], _load("devices", "device", name))
+
+
 def device(text: str, options: Mapping[str, str] | None = None) -> Device:
     """The device KIND or KIND:ADDRESS, with its options; UsageError if the kind or an option is unknown."""
     kind, _, address = text.partition(":")

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from edgekron.artifact import Array, TensorInfo
 from edgekron.delegation import DelegationReport
-from edgekron.profile import Profile
+from edgekron.operator_times import OperatorTimes
 
 
 class Session(Protocol):
@@ -35,5 +35,7 @@ class Runtime(Protocol):
     def delegation(self, path: Path) -> DelegationReport:
         """Which operators the runtime's fast kernels take, as it decides when it loads the file."""
 
-    def profile(self, path: Path, inputs: Sequence[Array], *, threads: int = 1, runs: int = 30) -> Profile:
+    def profile(
+        self, path: Path, inputs: Sequence[Array], *, threads: int = 1, runs: int = 30
+    ) -> OperatorTimes:
         """The time of every operator; UsageError if the runtime does not tell it."""

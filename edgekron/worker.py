@@ -145,17 +145,37 @@ class TfliteNetwork:
         self.outputs = [_short(detail["name"]) for detail in self._outputs]
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
-        """Outputs for these inputs; a file with a free batch is resized to theirs."""
+        """Outputs for these inputs; a file with a free batch is resized to theirs.
+
+        Of an int8 file: floats, or its own numbers if it was given its own.
+        """
+        encoded = [_encoded(x, self._inputs[k]) for k, x in enumerate(inputs)]
+        own = any(self._inputs[k]["quantization"][0] and x is encoded[k] for k, x in enumerate(inputs))
         shapes = [x.shape for x in inputs]
         if shapes != self._shapes:
             for k, shape in enumerate(shapes):
                 self._interpreter.resize_tensor_input(self._inputs[k]["index"], shape, strict=True)
             self._interpreter.allocate_tensors()
             self._shapes = shapes
-        for k, x in enumerate(inputs):
+        for k, x in enumerate(encoded):
             self._interpreter.set_tensor(self._inputs[k]["index"], x)
         self._interpreter.invoke()
-        return [self._interpreter.get_tensor(detail["index"]) for detail in self._outputs]
+        outputs = [self._interpreter.get_tensor(detail["index"]) for detail in self._outputs]
+        return outputs if own else [_decoded(y, self._outputs[k]) for k, y in enumerate(outputs)]
+
+
+def _encoded(x: Any, detail: dict[str, Any]) -> Any:
+    """Floats as the numbers of a quantized input that stand for them; anything else as it is."""
+    (scale, zero), kind = detail["quantization"], np.dtype(detail["dtype"])
+    if not scale or x.dtype.kind != "f" or kind.kind not in "iu":
+        return x
+    limits = np.iinfo(kind)
+    return np.clip(np.round(x / scale) + zero, limits.min, limits.max).astype(kind)
+
+
+def _decoded(y: Any, detail: dict[str, Any]) -> Any:
+    scale, zero = detail["quantization"]
+    return (y.astype(np.float32) - zero) * np.float32(scale) if scale and y.dtype.kind in "iu" else y
 
 
 def _dtype(name: str) -> str:
@@ -284,13 +304,13 @@ def _answer(network: Network, inputs: list[Any], runs: int, *, silent: bool) -> 
 
 
 def _peak() -> dict[str, int]:
-    """The most memory of this process, if the system tells."""
+    """The most memory of this process, if the system tells; getrusage would count that of its parent, too."""
     try:
-        resource = import_module("resource")
-    except ImportError:  # Windows
+        with open("/proc/self/status") as file:
+            lines = dict(line.split(":", 1) for line in file if ":" in line)
+        return {"peak_bytes": 1024 * int(lines["VmHWM"].split()[0])}
+    except (OSError, KeyError):  # not Linux
         return {}
-    unit = 1 if sys.platform == "darwin" else 1024
-    return {"peak_bytes": unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ from edgekron.runtime import Runtime
 from runtime_tests.matrix import FULL, QUICK, Case
 from runtime_tests.networks import NETWORKS
 from runtime_tests.record import ROOT, Record
-from runtime_tests.report import write
+from runtime_tests.report import as_text, write
 
 torch.set_num_threads(1)
 os.environ.setdefault("EDGEKRON_RUNTIMES", str(ROOT / ".runtimes"))
@@ -88,6 +88,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """Write the reports from all that was found, in this run and in those it resumed."""
     folder = config.option.report
     if rows := Record(folder).rows():
+        terminalreporter.write_line(as_text(rows))
         terminalreporter.write_line(
             f"parity: {write(rows, config.stash[_CASES], folder)}: {folder / 'report.html'}"
         )

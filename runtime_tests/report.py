@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edgekron import __version__
 from edgekron.host import machine
+from edgekron.table import table
 from runtime_tests.matrix import FULL, Case
 from runtime_tests.record import Row, fingerprint
 
@@ -22,6 +23,31 @@ th { background: #f4f4f4 } th.name, td.name { text-align: left }
 .none { color: #999; text-align: center }
 li { margin-bottom: .3em }
 """
+
+
+_OVERVIEW = ("network", "weights", "cells passed", "lowering", "runtime", "parity")
+
+
+def overview(rows: Sequence[Row]) -> list[list[str]]:
+    """For each network: weights, cells passed, and the worst lowering, runtime and parity error of them."""
+    known = {str(case): case.network for case in FULL}
+    lines = []
+    for network in dict.fromkeys(known[row.case] for row in rows):
+        own = [row for row in rows if known[row.case] == network]
+        passed = [row for row in own if row.passed]
+        errors = [
+            [value for row in passed if (value := getattr(row, name)) is not None]
+            for name in ("lowering", "runtime_error", "parity")
+        ]
+        lines.append(
+            [
+                network,
+                "trained" if own[0].trained else "random",
+                f"{len(passed)} of {len(own)}",
+                *(f"{max(values):.1e}" if values else "-" for values in errors),
+            ]
+        )
+    return lines
 
 
 def write(rows: Sequence[Row], cases: Sequence[Case], folder: Path) -> str:
@@ -41,7 +67,11 @@ def write(rows: Sequence[Row], cases: Sequence[Case], folder: Path) -> str:
     page += [f"<h1>Parity</h1><p>{escape(summary)}.", "<p>", escape(", ".join(map(str, facts.values())))]
     page += [
         "<p>Each cell is the largest error of the artifact against PyTorch, as a part of the range of the "
-        "output; 1e-5 is allowed in fp32."
+        "output; 1e-5 is allowed in fp32.",
+        "<table><tr>",
+        *(f"<th class=name>{head}" for head in _OVERVIEW),
+        *("<tr>" + "".join(f"<td class=name>{cell}" for cell in line) for line in overview(rows)),
+        "</table>",
     ]
     if failed:
         reasons = (f"<li><b>{escape(r.case)}</b> on {escape(r.runtime)}: {escape(why(r))}" for r in failed)
@@ -49,6 +79,11 @@ def write(rows: Sequence[Row], cases: Sequence[Case], folder: Path) -> str:
     page += [_networks(rows, known)]
     (folder / "report.html").write_text("\n".join(page), encoding="utf-8")
     return summary
+
+
+def as_text(rows: Sequence[Row]) -> str:
+    """The overview for a terminal."""
+    return table(_OVERVIEW, overview(rows), left=2)
 
 
 def why(row: Row) -> str:

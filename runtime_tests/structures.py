@@ -14,8 +14,9 @@ from collections.abc import Callable
 
 from torch import nn
 
-from edgekron.compression import compressed_layer, groups_of, ineligible
+from edgekron.compression import compressed_layer
 from edgekron.decomposition import decompose
+from edgekron.eligibility import groups_of, ineligible
 from edgekron.layers import dense_weight
 from edgekron.network import Inputs, LayerUse, layer_macs, layer_uses, replace_module, structure_macs
 from edgekron.selection.candidates import first_shapes

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runtime_tests.matrix import FULL, QUICK
 from runtime_tests.record import Record, Row, fingerprint
-from runtime_tests.report import write
+from runtime_tests.report import as_text, write
 
 CASE = FULL[0]
 ROW = Row(str(CASE), "litert", "2.3", True, fingerprint(), 1.0, 10, None, 0.0, 1e-7, 1e-7, passed=True)
@@ -51,6 +51,14 @@ def test_the_reports_tell_failures_and_escape_them(tmp_path: Path) -> None:
     assert "UsageError: &lt;b&gt;" in page and "<b>" + str(CASE) in page
     cells = json.loads((tmp_path / "report.json").read_text())["cells"]
     assert [cell["passed"] for cell in cells] == [True, False]
+
+
+def test_the_overview_tells_the_worst_cell_that_passed() -> None:
+    worse = replace(ROW, runtime="onnxruntime", lowering=3e-7, runtime_error=None, parity=2e-6)
+    failed = replace(ROW, runtime="tflite-runtime", passed=False, parity=1.0)
+    assert as_text([ROW, worse, failed]).splitlines()[1].split() == [
+        *(CASE.network, "trained", "2", "of", "3", "3.0e-07", "1.0e-07", "2.0e-06")
+    ]
 
 
 def test_every_structure_format_and_batch_is_in_both_selections() -> None:

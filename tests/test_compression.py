@@ -19,12 +19,14 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, prune
 
 import edgekron
-from edgekron.compression import CompressionReport, LayerChoice, compress, layer_candidates
+from edgekron.compression import compress
+from edgekron.compression_report import CompressionReport, LayerChoice
 from edgekron.errors import StructureError, UnsupportedError, UsageError
 from edgekron.layers import KroneckerConv2d, KroneckerLayer, KroneckerLinear
 from edgekron.network import layer_macs, layer_uses
 from edgekron.networks import resnet20
 from edgekron.plan.cost import Cpu
+from edgekron.selection.fronts import layer_candidates
 from edgekron.structure import Structure
 
 TRAINED = Path(__file__).parents[2] / "shared" / "assets" / "trained" / "resnet20_cifar10.pt"

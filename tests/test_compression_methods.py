@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from edgekron import load, save
-from edgekron.compression import CompressionReport, Search, compress, layer_candidates
+from edgekron.compression import compress
+from edgekron.compression_report import CompressionReport, Search
 from edgekron.decomposition import decompose, kronecker_to_tensor
 from edgekron.errors import UsageError
 from edgekron.layers import KroneckerLayer
 from edgekron.network import layer_uses
 from edgekron.selection.candidates import POLISHED, Candidates, Found, worth_polish
+from edgekron.selection.fronts import layer_candidates
 from edgekron.selection.methods import Method
 from edgekron.structure import Structure
 

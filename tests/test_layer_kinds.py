@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from edgekron.checkpoint import load, save
-from edgekron.compression import CompressionReport, compress
+from edgekron.compression import compress
+from edgekron.compression_report import CompressionReport
 from edgekron.errors import StructureError, UnsupportedError
 from edgekron.layers import (
     LAYERS,

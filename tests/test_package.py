@@ -78,7 +78,15 @@ def test_metadata_of_the_wheel(wheel: zipfile.ZipFile) -> None:
     assert (metadata["Name"], metadata["Version"]) == ("edgekron", edgekron.__version__)
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
-    assert metadata.get_all("Provides-Extra") == ["adb", "all", "benchmarks", "dev", "onnx", "tflite"]
+    assert metadata.get_all("Provides-Extra") == [
+        "adb",
+        "all",
+        "benchmarks",
+        "dev",
+        "images",
+        "onnx",
+        "tflite",
+    ]
     always = {
         line.split(">")[0] for line in metadata.get_all("Requires-Dist") or [] if "extra ==" not in line
     }

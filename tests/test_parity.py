@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
 from edgekron.errors import EdgekronError, ParityError, UsageError
-from edgekron.parity import ParityReport, ParityRow, Tolerance, compare
+from edgekron.parity import Floors, ParityReport, ParityRow, Tolerance, compare
 
 Array = NDArray[Any]
 
@@ -210,6 +210,30 @@ def test_names_must_fit() -> None:
         compare([[X], [X]], [[X], [X]], input_names=["a"])
 
 
+def test_floors_are_held_besides_the_limit() -> None:
+    """SQNR by its definition: noise of a hundredth of the signal is 40 dB."""
+    generator = np.random.default_rng(0)
+    expected = generator.standard_normal((400, 10))
+    noise = generator.standard_normal((400, 10))
+    given = expected + noise * np.linalg.norm(expected) / np.linalg.norm(noise) / 100
+    row = only_row(expected, given, tolerance=Tolerance(rtol=1.0, floors=Floors(39.9, 0.9999, 0.9)))
+    assert row.passed and row.sqnr == pytest.approx(40) and 0 < row.severity <= 1
+    assert "SQNR 40.0 dB, cosine 0.99995, top-1 9" in row.verdict()
+    for floors in (Floors(40.1, 0.9, 0.0), Floors(30, 0.99999, 0.0), Floors(30, 0.9, 0.9999)):
+        report = compare([[expected]], [[given]], tolerance=Tolerance(rtol=1.0, floors=floors))
+        assert not report.passed and report.worst.severity > 1
+        assert str(floors) in report.summary() and "FAILED" in report.summary()
+    assert not only_row(expected, given, tolerance=Tolerance(rtol=1e-4, floors=Floors(30))).passed
+    assert not only_row(expected, given * np.nan, tolerance=Tolerance(rtol=1.0, floors=Floors(30))).passed
+    assert only_row(expected, expected, tolerance=Tolerance(floors=Floors())).passed
+
+
+@pytest.mark.parametrize("bad", [{"sqnr": math.inf}, {"cosine": 1.0}, {"top1": -0.1}])
+def test_invalid_floors_cannot_be_built(bad: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="give a finite SQNR in dB, a cosine and a fraction below 1"):
+        Floors(**bad)
+
+
 @pytest.mark.parametrize("bad", [-1e-9, math.nan, math.inf])
 def test_an_invalid_tolerance_cannot_be_built(bad: float) -> None:
     with pytest.raises(UsageError, match=f"atol={bad} is no tolerance"):
@@ -251,7 +275,7 @@ def test_json_is_strict() -> None:
     report = compare([[X, np.ones(2)], [X, np.ones(2)]], [[X, broken[0]], [X, np.ones(2)]])
     loaded = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert loaded["passed"] is False
-    assert loaded["tolerance"] == {"atol": 0.0, "rtol": 1e-5}
+    assert loaded["tolerance"] == {"atol": 0.0, "rtol": 1e-5, "floors": None}
     assert loaded["rows"][0]["sqnr"] == "inf"
     assert loaded["rows"][0]["shape"] == [2, 3]
     assert loaded["rows"][1]["cosine"] == "nan"

@@ -21,6 +21,7 @@ from edgekron.errors import UnavailableError, UsageError
 from edgekron.wording import printable
 from edgekron_adb.failures import OF_STATE, last
 
+INSTALL = "install Android's platform-tools, or: pip install 'edgekron[adb]'"
 SECONDS = 60.0
 """For a call that asks a device something, or moves a file."""
 _SERIAL = re.compile(r"[\w\[][\w.:%\[\]()-]*")
@@ -90,7 +91,7 @@ def find(adb: str) -> str:
     if adb:
         if found := shutil.which(adb):
             return found
-        raise UnavailableError(f"--adb '{adb}': there is no such program")
+        raise UnavailableError(f"option adb='{adb}': there is no such program")
     roots = [os.environ.get(name) for name in ("ANDROID_HOME", "ANDROID_SDK_ROOT")]
     package = find_spec("adbutils")
     known = [f"{root}/platform-tools/adb" for root in roots if root] + ["adb"]
@@ -98,9 +99,7 @@ def find(adb: str) -> str:
         known.append(str(Path(package.origin).parent / "binaries" / "adb"))
     if found := next(filter(None, map(shutil.which, known)), None):
         return found
-    raise UnavailableError(
-        "there is no adb on this machine: install Android's platform-tools, or: pip install 'edgekron[adb]'"
-    )
+    raise UnavailableError(f"there is no adb on this machine: {INSTALL}")
 
 
 def connect(adb: str, serial: str) -> Client:
@@ -175,7 +174,7 @@ def require_same_server(program: str) -> None:
     if number and running is not None and int(number[1]) != running:
         raise UnavailableError(
             f"an adb server of version 1.0.{running} runs, and {program}, of version 1.0.{number[1]}, would "
-            "end it: name the adb that started it with --adb, or end it by: adb kill-server"
+            "end it: name the adb that started it with --option adb=PATH, or end it by: adb kill-server"
         )
 
 

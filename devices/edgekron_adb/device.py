@@ -19,7 +19,7 @@ from edgekron.device import DeviceSession
 from edgekron.errors import UnavailableError, UsageError
 from edgekron.files import read_whole
 from edgekron_adb import android, cores
-from edgekron_adb.client import Client, connect
+from edgekron_adb.client import INSTALL, Client, connect, find
 from edgekron_adb.failures import of_program
 from edgekron_adb.folder import NAME, Folder
 from edgekron_adb.onnx_session import OnnxSession
@@ -51,7 +51,7 @@ class AdbConnection:
         if ":" in runtime:
             raise UsageError(
                 f"runtime '{runtime}': {self.client} has the version that you push: give "
-                f"{runtime.partition(':')[0]}, and the programs with --runner or --benchmark"
+                f"{runtime.partition(':')[0]}, and the programs as --option runner=FOLDER or benchmark=FILE"
             )
         prefix = f"s{next(self._numbers)}"
         if runtime == "onnxruntime":
@@ -73,15 +73,17 @@ class AdbConnection:
         if not given:
             raise UnavailableError(
                 f"onnxruntime on {self.client} needs programs for its processor: give a folder with ekrun "
-                "and libonnxruntime.so by --runner (devices/README.md says how to build and get them)"
+                "and libonnxruntime.so by --option runner=FOLDER (devices/README.md says how to get them)"
             )
         files = {path.name: path for path in sorted(Path(given).glob("*")) if path.is_file()}
         library = next(filter(_LIBRARY.fullmatch, files), None)
         if "ekrun" not in files or not library:
             missing = "libonnxruntime.so" if "ekrun" in files else "ekrun"
-            raise UnavailableError(f"--runner '{given}': there is no {missing} in this folder")
+            raise UnavailableError(f"option runner='{given}': there is no {missing} in this folder")
         if strange := next((name for name in files if not NAME.fullmatch(name)), None):
-            raise UsageError(f"--runner '{given}': rename '{strange}': letters, digits and . _ + - travel")
+            raise UsageError(
+                f"option runner='{given}': rename '{strange}': letters, digits and . _ + - travel"
+            )
         for name, path in files.items():
             self.folder.push(name, read_whole(path), executable=True)
         # A program of another C library than the phone's brings its own loader.
@@ -100,10 +102,10 @@ class AdbConnection:
         if not given:
             raise UnavailableError(
                 f"TFLite on {self.client} needs TFLite's {PROGRAM} for its processor: give the file with "
-                "--benchmark (devices/README.md says where to get it)"
+                "--option benchmark=FILE (devices/README.md says where to get it)"
             )
         if not Path(given).is_file():
-            raise UnavailableError(f"--benchmark '{given}': there is no such file")
+            raise UnavailableError(f"option benchmark='{given}': there is no such file")
         data = read_whole(Path(given))
         self.folder.push(PROGRAM, data, executable=True)
         self._pushed[PROGRAM] = checksum(data)
@@ -128,7 +130,16 @@ class AdbDevice:
 
     def __post_init__(self) -> None:
         if self.delegate not in DELEGATES:
-            raise UsageError(f"--delegate '{self.delegate}': expected one of {', '.join(DELEGATES)}")
+            raise UsageError(f"option delegate='{self.delegate}': expected one of {', '.join(DELEGATES)}")
+
+    @staticmethod
+    def missing() -> str:
+        """The client."""
+        try:
+            find("")
+        except UnavailableError:
+            return INSTALL
+        return ""
 
     @contextmanager
     def connect(self, threads: int) -> Iterator[AdbConnection]:

@@ -109,7 +109,7 @@ class OnnxSession:
             raise UnavailableError(f"{self._what} does not speak as ekrun does: '{said}'") from None
         if _OF_LIBRARY.search(error := answer.get("error", "")):
             raise UnavailableError(
-                f"--runner: {self._folder.client} cannot use the library: {printable(error)}"
+                f"option runner: {self._folder.client} cannot use the library: {printable(error)}"
             )
         if error:
             raise UsageError(f"{self._what} cannot {doing}: {printable(error)}")

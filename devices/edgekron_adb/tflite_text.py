@@ -19,7 +19,6 @@ _REPLACING = re.compile(
     r"Replacing (\d+) out of (\d+) node\(s\) with delegate \(([^)]*)\) node, yielding (\d+) partitions"
 )
 _EXECUTED = re.compile(r"applied (.+?) delegate, and the model graph will be (completely|partially) executed")
-NOTHING = "nothing: the file runs on TFLite's own kernels"
 
 
 @dataclass(frozen=True)
@@ -80,4 +79,4 @@ def _applied(lines: list[str]) -> str:
             f"{name} took {'all' if how == 'completely' else 'some'} operators"
             for name, how in _EXECUTED.findall(text)
         ]
-    return "; ".join(dict.fromkeys(taken)) or NOTHING
+    return "; ".join(dict.fromkeys(taken))

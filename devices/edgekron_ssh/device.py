@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -32,6 +33,7 @@ OPTIONS = (
     *("-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3"),
 )
 """Of every call: no questions, no unknown host keys, no shared connections; a dead one is noticed in 15 s."""
+_INSTALL = "install openssh-client"
 _SECONDS = 60.0
 """For the calls that ask a board something."""
 _LIMIT = 600
@@ -61,7 +63,7 @@ class SshConnection:
         if runtime not in worker.PACKAGES:
             raise UsageError(
                 f"runtime '{runtime}': {self.device} has the version that its Python holds: give "
-                f"{runtime.partition(':')[0]}, and name another Python with --python"
+                f"{runtime.partition(':')[0]}, and name another Python with --option python=PATH"
             )
         self.device.require(runtime)
         data = read_whole(path)
@@ -92,10 +94,15 @@ class SshDevice:
                 f"device '{self}': expected ssh:[USER@]HOST[:PORT], for instance ssh:pi@raspberrypi"
             )
         if not self.python.strip() or self.python.startswith("-"):
-            raise UsageError(f"--python '{self.python}': expected a program such as venv/bin/python")
+            raise UsageError(f"--option python='{self.python}': expected a program such as venv/bin/python")
 
     def __str__(self) -> str:
         return f"ssh:{self.address}"
+
+    @staticmethod
+    def missing() -> str:
+        """The client."""
+        return "" if shutil.which("ssh") else _INSTALL
 
     @contextmanager
     def connect(self, threads: int) -> Iterator[SshConnection]:
@@ -127,9 +134,7 @@ class SshDevice:
                 self.command(remote), input=data, capture_output=True, timeout=_SECONDS, check=False
             )
         except FileNotFoundError as error:
-            raise UnavailableError(
-                f"{self}: there is no ssh on this machine: install openssh-client"
-            ) from error
+            raise UnavailableError(f"{self}: there is no ssh on this machine: {_INSTALL}") from error
         except subprocess.TimeoutExpired as error:
             raise UnavailableError(
                 f"{self} does not answer within {_SECONDS:g} s; try: {self.login}"

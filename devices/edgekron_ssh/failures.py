@@ -28,16 +28,16 @@ def of_python(login: str, python: str, runtime: str, code: int, said: str) -> st
     """Why the worker does not start on a board; code and said: exit code and stderr of the Python there.
 
     >>> of_python("ssh pi", "python3", "litert", 127, "sh: 1: python3: not found")
-    "has no program 'python3': give the Python that holds litert with --python"
+    "has no program 'python3': give the Python that holds litert with --option python=PATH"
     """
     last = _last(said) or f"exit code {code}"
     if code in _NOT_FOUND:
-        return f"has no program '{python}': give the Python that holds {runtime} with --python"
+        return f"has no program '{python}': give the Python that holds {runtime} with --option python=PATH"
     if "ModuleNotFoundError" in last:
         return (
             f"has no {runtime} in {python} ({last.removeprefix('error: ')}); make an environment with: "
             f"{login} 'python3 -m venv edgekron && edgekron/bin/pip install {PACKAGES[runtime]}', "
-            "and give --python edgekron/bin/python"
+            "and give --option python=edgekron/bin/python"
         )
     if "SyntaxError" in last or "AttributeError" in last:
         return f"cannot run the worker: {python} must be Python 3.8 or newer ({last})"

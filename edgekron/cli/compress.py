@@ -115,8 +115,8 @@ def compress(
     """
     from edgekron.artifact import checksum
     from edgekron.checkpoint import save
-    from edgekron.compression import CompressionReport
     from edgekron.compression import compress as compress_model
+    from edgekron.compression_report import CompressionReport
     from edgekron.files import require_writable
 
     output = output or model.with_suffix(".kron.pt")

@@ -11,16 +11,20 @@ import typer
 from edgekron.cli.options import (
     AllowPickle,
     Atol,
+    CalibrationData,
+    CalibrationSamples,
     CpuName,
     Factory,
     Force,
     Inputs,
     InputShape,
     Json,
+    MinSqnr,
     Model,
     Rtol,
     next_command,
     print_json,
+    read_data,
     read_model,
 )
 from edgekron.cli.progress import progress_bar
@@ -41,6 +45,21 @@ class GuardName(StrEnum):
     latency = "latency"
     size = "size"
     off = "off"
+
+
+class PrecisionName(StrEnum):
+    """Numbers in the file."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
+class EndsName(StrEnum):
+    """Numbers that an int8 file takes and gives."""
+
+    float = "float"
+    int8 = "int8"
 
 
 class LayoutName(StrEnum):
@@ -87,9 +106,22 @@ def export(
         LayoutName | None,
         typer.Option(help="Of images, TFLite only. Default: nhwc for TFLite, nchw for ONNX."),
     ] = None,
+    precision: Annotated[
+        PrecisionName,
+        typer.Option(
+            help="fp16: store the weights in half precision, half the size; computed in float32. int8: "
+            "quantize weights and activations, a quarter of the size; needs --data."
+        ),
+    ] = PrecisionName.fp32,
+    io: Annotated[
+        EndsName, typer.Option(help="Numbers of inputs and outputs of an int8 file; int8 is for TFLite.")
+    ] = EndsName.float,
     inputs: Inputs = None,
+    data: CalibrationData = None,
+    calibration_samples: CalibrationSamples = 128,
     atol: Atol = 0.0,
-    rtol: Rtol = 1e-5,
+    rtol: Rtol = None,
+    min_sqnr: MinSqnr = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Skip the comparison with PyTorch.")] = False,
     require_full_delegation: Annotated[
         bool,
@@ -147,9 +179,14 @@ def export(
                 opset=opset if name == "onnx" or len(targets) == 1 else None,
                 dynamic_batch=dynamic_batch,
                 layout=layout.value if layout and (name == "tflite" or len(targets) == 1) else None,
+                precision=precision.value,
+                io=io.value,
                 inputs=inputs or (),
+                data=read_data(data, checkpoint),
+                samples=calibration_samples,
                 atol=atol,
                 rtol=rtol,
+                min_sqnr=min_sqnr,
                 verify=not no_verify,
                 require_full_delegation=require_full_delegation,
                 force=force,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from edgekron.checkpoint import Checkpoint
+    from edgekron.images import ImageFolder
 
 
 class CpuName(StrEnum):
@@ -50,8 +51,31 @@ Inputs = Annotated[
     list[Path] | None,
     typer.Option(metavar="X.npz", help="Verify on these arrays too (PyTorch's layout). Repeatable."),
 ]
+CalibrationData = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="PATH",
+        help="Inputs like those it will see: an .npz file (PyTorch's layout, samples first), or a folder of "
+        "images, prepared as the model file's metadata say under 'preprocessing'.",
+    ),
+]
+CalibrationSamples = Annotated[
+    int,
+    typer.Option("--calibration-samples", min=1, help="How many of the data are used, the same each time."),
+]
 Atol = Annotated[float, typer.Option(help="Absolute part of the tolerance, in units of the output.")]
-Rtol = Annotated[float, typer.Option(help="Relative part of the tolerance, of the output's range.")]
+Rtol = Annotated[
+    float | None,
+    typer.Option(
+        help="Relative part of the tolerance, of the output's range. Default: 1e-5, for an fp16 file 2e-3, "
+        "for an int8 one 0.1."
+    ),
+]
+MinSqnr = Annotated[
+    float | None,
+    typer.Option(metavar="DB", help="Least signal to noise of the outputs. Default: of an int8 file 30 dB."),
+]
 Runtime = Annotated[
     str | None,
     typer.Option(
@@ -75,6 +99,13 @@ def read_model(
             f"{path} does not say the shape of its input: give --input-shape, for instance 1,3,224,224"
         )
     return checkpoint, checkpoint.example_inputs()
+
+
+def read_data(path: Path | None, checkpoint: Checkpoint) -> Path | ImageFolder | None:
+    """What --data names; a folder of images with the preprocessing that the checkpoint stores."""
+    from edgekron.images import ImageFolder
+
+    return ImageFolder.of_checkpoint(path, checkpoint.metadata) if path and path.is_dir() else path
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

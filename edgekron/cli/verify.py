@@ -10,14 +10,18 @@ import typer
 from edgekron.cli.options import (
     AllowPickle,
     Atol,
+    CalibrationData,
+    CalibrationSamples,
     Factory,
     Force,
     Inputs,
     InputShape,
     Json,
+    MinSqnr,
     Rtol,
     Runtime,
     print_result,
+    read_data,
 )
 from edgekron.cli.progress import progress_bar
 from edgekron.errors import ParityError
@@ -28,8 +32,11 @@ def verify(
     reference: Annotated[Path, typer.Option(help="The model it must agree with, as for export.")],
     runtime: Runtime = None,
     inputs: Inputs = None,
+    data: CalibrationData = None,
+    calibration_samples: CalibrationSamples = 128,
     atol: Atol = 0.0,
-    rtol: Rtol = 1e-5,
+    rtol: Rtol = None,
+    min_sqnr: MinSqnr = None,
     layerwise: Annotated[
         bool, typer.Option("--layerwise", help="Find the layer at which the file departs, and all errors.")
     ] = False,
@@ -65,20 +72,23 @@ def verify(
     from edgekron.verbs.verify import verify as verify_artifact
 
     shapes = [parse_shape(text) for text in input_shape] if input_shape else None
-    models = [
-        read_checkpoint(path, factory=factory, allow_pickle=allow_pickle, input_shapes=shapes).model
+    checkpoints = [
+        read_checkpoint(path, factory=factory, allow_pickle=allow_pickle, input_shapes=shapes)
         for path in (reference, *([original] if original else []))
     ]
     with progress_bar() as progress:
         report = verify_artifact(
             artifact,
-            models[0],
+            checkpoints[0].model,
             inputs=inputs or (),
+            data=read_data(data, checkpoints[0]),
+            samples=calibration_samples,
             atol=atol,
             rtol=rtol,
+            min_sqnr=min_sqnr,
             runtime=runtime,
             layerwise=layerwise,
-            original=models[1] if original else None,
+            original=checkpoints[1].model if original else None,
             bundle=bundle,
             force=force,
             progress=progress,

@@ -20,7 +20,7 @@ from edgekron.parity import ParityReport, compare
 from edgekron.progress import Progress, silent
 from edgekron.recording import compare_layers, layers, record
 from edgekron.verbs.open import Opened
-from edgekron.verbs.trials import Trial, reference_outputs
+from edgekron.verbs.trials import Shown, Trial, reference_outputs
 
 AT_ONCE = 64
 """Activations of an artifact that are looked at in one run: each costs its memory."""
@@ -29,9 +29,7 @@ AT_ONCE = 64
 def attribute(
     opened: Opened,
     reference: nn.Module,
-    trial: Trial,
-    expected: Sequence[Array],
-    outputs: Sequence[Array],
+    shown: Shown,
     parity: ParityReport,
     *,
     original: nn.Module | None = None,
@@ -40,9 +38,10 @@ def attribute(
 ) -> Attribution:
     """Compare an artifact with its network layer by layer on one input.
 
-    expected, outputs: of the network and the artifact on it, in PyTorch's layout; parity: of all inputs;
+    shown: the input, and the outputs of both on it; parity: of all inputs;
     original: the network before compression, with the same names. Raises UsageError if it has other layers.
     """
+    trial, expected = Trial(shown.name, shown.inputs), shown.expected
     tensors = tuple(map(torch.from_numpy, trial.inputs))
     progress("attributing", 0, 4)
     approximation = {} if original is None else _approximation(original, reference, tensors)
@@ -60,7 +59,7 @@ def attribute(
     totals = Totals(
         _worst(_outputs(original, trial), expected) if original else None,
         _worst(densified, lowered) if networks else None,
-        _worst(lowered, outputs),
+        _worst(lowered, shown.given),
     )
     return Attribution(trial.name, rows, totals, parity.tolerance, parity.passed, notes)
 

@@ -49,7 +49,7 @@ def bench(
 def _runner(name: str, runtime: str | None, threads: int) -> Candidate:
     opened = open_artifact(name)
     session: Session = opened.session(runtime, threads)
-    inputs: list[Array] = to_layout(seeded_trials(opened.inputs(session), 1)[0].inputs, opened.layout)
+    inputs: list[Array] = to_layout(seeded_trials(opened.own_inputs(session), 1)[0].inputs, opened.layout)
     if isinstance(session, WorkerSession):
         return session.clocked(inputs)
     return lambda: session.run(inputs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -72,7 +72,14 @@ def doctor() -> DoctorReport:
         findings.append(_loads(f"format {name}", lambda name=name: plugins.exporter(name).suffix))
     for name in plugins.names("runtimes"):
         findings.append(_loads(f"runtime {name}", lambda name=name: plugins.runtime(name).version()))
-    return DoctorReport(machine(), (*findings, *_environments()))
+    devices = map(_reaches, plugins.names("devices"))
+    return DoctorReport(machine(), (*findings, *_environments(), *devices))
+
+
+def _reaches(kind: str) -> Finding:
+    missing = plugins.device_kind(kind).missing()
+    found = Finding(f"device {kind}", "reachable from here")
+    return replace(found, found="not reachable from here", note=f"if wanted: {missing}") if missing else found
 
 
 def _environments() -> Iterator[Finding]:

@@ -15,26 +15,29 @@ from torch import Tensor, nn
 
 from edgekron import __version__, plugins
 from edgekron.artifact import LayerRecord, Manifest, PlanRecord, StepRecord, TensorInfo, checksum
+from edgekron.calibration import SAMPLES, Data, read_calibration
 from edgekron.choice import Accept, Choice, ChoiceOptions, Choose, Guard, Layer, PlanChoice, by_cost, dense
 from edgekron.delegation import DelegationReport
 from edgekron.errors import ParityError, UndelegatedError, UsageError
-from edgekron.exporter import Exported, Exporter, ExportOptions
+from edgekron.exporter import Exported, Exporter, ExportOptions, needed, numbered
 from edgekron.files import require_writable, write_atomically
 from edgekron.lower import compressed_layers
 from edgekron.network import Inputs, as_inputs, dense_macs, layer_macs, layer_uses, parameters, run_model
 from edgekron.parity import ParityReport, Tolerance, compare
 from edgekron.plan import Layout, Plan, figures
 from edgekron.plan.cost import Cpu
+from edgekron.precision import Ends, Precision, tolerance_for
 from edgekron.progress import Progress, silent
 from edgekron.tune.cache import Cache
 from edgekron.verbs.trials import (
     Trial,
-    file_trial,
+    all_trials,
     reference_outputs,
-    seeded_trials,
     session_outputs,
 )
 from edgekron.verbs.tune import tune_layers
+
+_UNMEASURED = "plans were chosen by their cost in fp32: whether a layer is faster dense in int8 is not known"
 
 
 class Source(Protocol):
@@ -67,7 +70,8 @@ class ExportReport:
         lines = [
             f"{self.path}  {self.size:,} bytes  sha256 {self.sha256[:16]}",
             f"parameters {m.parameters[1]:,} ({m.ratio:.2f}x fewer), MACs {m.macs[1]:,} "
-            f"({m.macs[0] / max(m.macs[1], 1):.2f}x fewer), {m.layout}, {len(m.layers)} compressed layers",
+            f"({m.macs[0] / max(m.macs[1], 1):.2f}x fewer), {m.layout}, {m.precision}, "
+            f"{len(m.layers)} compressed layers",
             self.parity.summary() if self.parity else "parity not verified",
         ]
         lines += [self.delegation.summary()] if self.delegation else []
@@ -100,9 +104,14 @@ def export(
     opset: int | None = None,
     dynamic_batch: bool = False,
     layout: Layout | None = None,
+    precision: Precision = "fp32",
+    io: Ends = "float",
     inputs: Sequence[str | Path] = (),
-    atol: float = Tolerance.atol,
-    rtol: float = Tolerance.rtol,
+    data: Data | None = None,
+    samples: int = SAMPLES,
+    atol: float = 0.0,
+    rtol: float | None = None,
+    min_sqnr: float | None = None,
     verify: bool = True,
     require_full_delegation: bool = False,
     force: bool = False,
@@ -111,25 +120,32 @@ def export(
 ) -> ExportReport:
     """Lower, convert, verify and write a network.
 
-    path: of the file; its suffix is the format unless format= says it. example_inputs: give the
-    input shapes, and the batch unless dynamic_batch. plan: 'auto' takes the plan of least cost for
-    each compressed layer on this cpu, 'tuned' the one that is fastest by measurement, on so many threads (see
+    path: of the file; its suffix is the format unless format= says it. example_inputs: give the input shapes,
+    and the batch unless dynamic_batch. plan: 'auto' takes the plan of least cost for each compressed layer on
+    this cpu, 'tuned' the one that is fastest by measurement, on so many threads (see
     ``edgekron.verbs.tune``), 'dense' densifies them all. guard: 'latency' exports a layer dense where its
-    factors would run slower, 'size' (ONNX) stores such a layer as factors that the runtime multiplies when
-    it opens the file, 'off' keeps all compressed. opset: of ONNX, 18 by default; layout: of images
-    in the file, by default what the format prefers. inputs: .npz files to verify on, besides
-    seeded random inputs; atol, rtol: see ``edgekron.parity.Tolerance``. require_full_delegation: refuse
-    a file with operators that the runtime's fast kernels do not take. source: the checkpoint, for the
-    manifest.
+    factors would run slower, 'size' (ONNX) stores such a layer as factors that the runtime multiplies when it
+    opens the file, 'off' keeps all compressed. opset: of ONNX, 18 by default; layout: of images in the file,
+    by default what the format prefers. precision: 'fp16' stores weights in half precision, and computes in
+    float32; 'int8' quantizes weights and activations, and needs data; io: the numbers in which such a TFLite
+    file takes its inputs and gives its outputs. inputs: .npz files to verify on, besides seeded random
+    inputs; data, samples: likewise, see ``edgekron.calibration``; atol, rtol: see
+    ``edgekron.parity.Tolerance``, rtol by default what suits the precision; min_sqnr: dB that outputs must
+    reach, 30 by default in int8. A file in int8 is verified on the data and the .npz files only.
+    require_full_delegation: refuse a file with operators that the runtime's fast kernels do not take. source:
+    the checkpoint, for the manifest.
 
     The file agrees with the PyTorch network within the tolerance, or it is written under the name
     ``<path>.failed`` and ParityError is raised. Raises UsageError for what was given wrongly,
     UnsupportedError for a network that has no form in the format, UndelegatedError if full delegation
     is required and not had. Nothing is left behind.
     """
-    path, start, tolerance = Path(path), time.monotonic(), Tolerance(atol, rtol)
+    path, start = Path(path), time.monotonic()
     how = ChoiceOptions(plan, guard, threads, cpu)
-    options = ExportOptions(opset, dynamic_batch, layout, at_load=guard == "size")
+    options = ExportOptions(opset, dynamic_batch, layout, at_load=guard == "size", precision=precision, io=io)
+    if precision == "int8" and plan == "tuned":
+        raise UsageError("plans are raced in fp32 so far: with int8 use --plan auto")
+    tolerance = tolerance_for(precision, atol, rtol, min_sqnr)
     exporter = plugins.exporter(format or plugins.format_of(path))
     plugins.require_suffix(path, exporter)
     if verify or require_full_delegation:
@@ -137,6 +153,10 @@ def export(
     require_writable(path, force=force)
     tensors = as_inputs(example_inputs)
     run_model(model, tensors)  # inputs that do not fit are reported before the work
+    infos = _inputs(tensors, dynamic_batch)
+    calibration = None if data is None else read_calibration(data, infos, samples)
+    if precision == "int8":
+        needed(calibration)
     choose, notes = _choose(model, tensors, exporter, how, progress)
     reasons: dict[Plan, str] = {}
 
@@ -146,12 +166,12 @@ def export(
         return choice
 
     progress("converting", 0, 3)
-    exported = exporter.export(model, tensors, options, choose_and_note)
-    manifest = _manifest(model, tensors, exporter, exported, how, options, source)
+    exported = exporter.export(model, tensors, options, choose_and_note, calibration)
+    manifest = _manifest(model, tensors, infos, exporter, exported, how, options, source)
     progress("verifying", 1, 3)
     report = None
     if verify:
-        trials = seeded_trials(manifest.inputs) + [file_trial(Path(p), manifest.inputs) for p in inputs]
+        trials = all_trials(infos, inputs, precision, calibration)
         try:
             report = _verify(model, exporter, exported, manifest, trials, tolerance)
             if not report.passed:
@@ -169,7 +189,8 @@ def export(
     progress("written", 3, 3)
     seconds = time.monotonic() - start
     left = delegation.warnings() if delegation else ()
-    warnings = (*_densified(exported, reasons), *notes, *exported.warnings, *left)
+    unmeasured = (_UNMEASURED,) if precision == "int8" and exported.plans else ()
+    warnings = (*_densified(exported, reasons), *notes, *exported.warnings, *unmeasured, *left)
     return ExportReport(path, len(data), checksum(data), manifest, report, warnings, seconds, delegation)
 
 
@@ -248,9 +269,21 @@ def _verify(
     )
 
 
+def _inputs(tensors: Inputs, dynamic_batch: bool) -> tuple[TensorInfo, ...]:
+    """The inputs of the file, as the PyTorch network takes them."""
+    names = numbered("input", len(tensors))
+    return tuple(
+        TensorInfo(
+            name, (-1 if dynamic_batch else x.shape[0], *x.shape[1:]), str(x.dtype).removeprefix("torch.")
+        )
+        for name, x in zip(names, tensors, strict=True)
+    )
+
+
 def _manifest(
     model: nn.Module,
     tensors: Inputs,
+    infos: tuple[TensorInfo, ...],
     exporter: Exporter,
     exported: Exported,
     how: ChoiceOptions,
@@ -258,14 +291,6 @@ def _manifest(
     source: Source | None,
 ) -> Manifest:
     parameters, macs = _sizes(model, tensors, exported)
-    infos = tuple(
-        TensorInfo(
-            name,
-            (-1 if options.dynamic_batch else x.shape[0], *x.shape[1:]),
-            str(x.dtype).removeprefix("torch."),
-        )
-        for name, x in zip(exported.input_names, tensors, strict=True)
-    )
     layers = {
         name: LayerRecord(str(plans[0].structure), tuple(map(_record, plans)))
         for name, plans in exported.plans.items()

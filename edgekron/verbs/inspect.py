@@ -16,7 +16,7 @@ from edgekron.artifact import LayerRecord, Manifest, checksum
 from edgekron.delegation import DelegationReport
 from edgekron.errors import UsageError
 from edgekron.movement import Movement
-from edgekron.profile import Profile
+from edgekron.operator_times import OperatorTimes
 from edgekron.table import table
 from edgekron.verbs.open import Opened, open_artifact
 from edgekron.verbs.trials import seeded_trials
@@ -37,7 +37,7 @@ class ArtifactReport:
     manifest: Manifest | None
     movement: Movement
     delegation: DelegationReport | str
-    profile: Profile | None = None
+    profile: OperatorTimes | None = None
 
     def __str__(self) -> str:
         return "\n".join([*self._lines(), *(("", str(self.profile)) if self.profile else ())])
@@ -62,6 +62,7 @@ class ArtifactReport:
             f"made by {m.producer} {m.version} from {m.factory or 'an unnamed network'}"
             + (f", checkpoint {m.source_sha256[:16]}" if m.source_sha256 else ""),
             f"inputs {inputs} (PyTorch's layout; the file's is {m.layout}), outputs {', '.join(m.outputs)}",
+            f"precision {m.precision}" + (", computed in fp32" if m.precision == "fp16" else ""),
             f"parameters {m.parameters[1]:,} of {m.parameters[0]:,} ({m.ratio:.2f}x fewer), "
             f"MACs {m.macs[1]:,} of {m.macs[0]:,} ({m.macs[0] / max(m.macs[1], 1):.2f}x fewer)",
             m.parity["summary"] if m.parity else "parity was not verified at export",
@@ -164,7 +165,7 @@ def _delegation(opened: Opened) -> DelegationReport | str:
         return str(error)
 
 
-def _profile(opened: Opened, threads: int) -> Profile:
+def _profile(opened: Opened, threads: int) -> OperatorTimes:
     """On random inputs; of a free batch, one."""
     first, *_ = seeded_trials(opened.session().inputs, seeds=1)
     return plugins.runtime(opened.exporter.runtime).profile(opened.path, first.inputs, threads=threads)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgekron import plugins
@@ -10,6 +10,7 @@ from edgekron.artifact import Manifest, TensorInfo
 from edgekron.errors import UsageError
 from edgekron.exporter import Exporter
 from edgekron.files import read_whole
+from edgekron.precision import Precision, require_precision
 from edgekron.runtime import Runtime, Session
 from edgekron.verbs.trials import torch_layout
 
@@ -30,6 +31,11 @@ class Opened:
             return self.manifest.layout
         return "nhwc" if self.exporter.format == "tflite" else "nchw"
 
+    @property
+    def precision(self) -> Precision:
+        """Of the numbers in the file; without a manifest fp32."""
+        return require_precision(self.manifest.precision if self.manifest else "fp32")
+
     def runtime(self, name: str | None = None) -> Runtime:
         """The named runtime, by default the format's own; UsageError if it runs other formats."""
         found = plugins.runtime(name or self.exporter.runtime)
@@ -45,7 +51,13 @@ class Opened:
         return self.runtime(runtime).open(self.path, threads=threads)
 
     def inputs(self, session: Session) -> tuple[TensorInfo, ...]:
-        """The inputs as the PyTorch network takes them."""
+        """The inputs as the PyTorch network takes them; those of an int8 file are floats there."""
+        own = self.own_inputs(session)
+        types = {info.name: info.dtype for info in self.manifest.inputs} if self.manifest else {}
+        return tuple(replace(info, dtype=types.get(info.name, info.dtype)) for info in own)
+
+    def own_inputs(self, session: Session) -> tuple[TensorInfo, ...]:
+        """The inputs of the file, in its own types."""
         return torch_layout(session.inputs, self.layout)
 
 

@@ -1,92 +1,37 @@
-"""Profile: latency and parity of an artifact on the device where it will live."""
+"""Profile: latency and parity of artifacts on the device where they will live."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
-from edgekron import __version__, plugins
-from edgekron.artifact import checksum, to_layout
+from edgekron import plugins
+from edgekron.artifact import Array, checksum, to_layout
 from edgekron.conditions import Conditions
-from edgekron.device import DeviceSession
+from edgekron.cooling import cooled
+from edgekron.device import Connection, DeviceSession
 from edgekron.environments import FORMATS
 from edgekron.errors import UsageError
-from edgekron.latency import Clocked, LatencyReport, measure
-from edgekron.parity import ParityReport, Tolerance, compare
+from edgekron.latency import LatencyReport, measure
+from edgekron.parity import ParityReport, compare
+from edgekron.precision import tolerance_for
+from edgekron.profiled import ProfiledFile, ProfileReport
 from edgekron.verbs.open import Opened, open_artifact
-from edgekron.verbs.trials import file_trial, reference_outputs, seeded_trials, session_outputs
+from edgekron.verbs.trials import all_trials, reference_outputs, seeded_trials, session_outputs
 
-SCHEMA = 1
-"""Of the JSON report; a reader refuses a higher one."""
+Progress = Callable[[str, float], None]
+"""Told what is done, "cooling" or "measuring", and the fraction, 0 to 1."""
 _VERSIONS = ("runtime", "version", "python", "numpy")
-
-
-@dataclass(frozen=True)
-class ProfiledFile:
-    """A file as it ran; versions: of the runtime and what it stands on, as the device tells."""
-
-    path: str
-    size: int
-    sha256: str
-    versions: dict[str, str]
-
-
-@dataclass(frozen=True)
-class ProfileReport:
-    """Files on a device, the first of which is the artifact; before, after: the device around the runs.
-
-    reference: whose outputs parity was compared with; latency: against the baseline, the last of the files.
-    """
-
-    device: str
-    threads: int
-    files: tuple[ProfiledFile, ...]
-    reference: str
-    latency: LatencyReport
-    parity: ParityReport
-    before: Conditions
-    after: Conditions
-
-    @property
-    def passed(self) -> bool:
-        """Whether parity holds."""
-        return self.parity.passed
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """Reasons to trust the milliseconds less; those of `latency` are its own."""
-        return tuple(dict.fromkeys((*self.before.warnings, *self.after.warnings)))
-
-    def __str__(self) -> str:
-        versions = {f"{each.versions['runtime']} {each.versions['version']}": None for each in self.files}
-        head = f"{', '.join(versions)} on {self.device}, threads: {self.threads}"
-        states = f"before: {self.before}\nafter: {self.after}"
-        parity = f"{self.parity.summary()}, compared with {self.reference}"
-        return "\n".join([head, str(self.latency), *(f"warning: {w}" for w in self.warnings), states, parity])
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types of schema `SCHEMA`, raw samples included."""
-        return {
-            "schema": SCHEMA,
-            "edgekron": __version__,
-            "device": self.device,
-            "threads": self.threads,
-            "files": [asdict(each) for each in self.files],
-            "reference": self.reference,
-            "latency": self.latency.to_json(),
-            "parity": self.parity.to_json(),
-            "before": self.before.to_json(),
-            "after": self.after.to_json(),
-            "warnings": list(self.warnings),
-        }
+_LOOKS = 4
+"""How often conditions are asked for while latency is measured."""
 
 
 def profile(
-    path: str | Path,
+    path: str | Path | Sequence[str | Path],
     *,
     device: str = "host",
     options: Mapping[str, str] | None = None,
@@ -96,61 +41,115 @@ def profile(
     seconds: float = 5.0,
     runtime: str | None = None,
     inputs: Sequence[str | Path] = (),
-    atol: float = Tolerance.atol,
-    rtol: float = Tolerance.rtol,
-    progress: Callable[[float], None] | None = None,
+    atol: float = 0.0,
+    rtol: float | None = None,
+    max_temperature: float | None = None,
+    progress: Progress = lambda doing, fraction: None,
 ) -> ProfileReport:
-    """Time an artifact on a device, and compare what it computes there with a reference here.
+    """Time artifacts on a device, and compare what they compute there with a reference here.
 
-    device: KIND or KIND:ADDRESS; options: of that kind. reference: the PyTorch network, by default the same
-    file on this machine's runtime. baseline: another file, for instance the dense network, run by turns with
-    the artifact. runtime: of both files, by default each format's own. inputs: .npz files to compare on, too,
-    in PyTorch's layout. The rest is as for `bench` and `verify`.
+    path: one artifact, or several of one network, run by turns; device: KIND or KIND:ADDRESS; options: of
+    that kind. reference: the PyTorch network, by default each file itself on this machine's runtime.
+    baseline: another file, for instance the dense network; by default the last of the artifacts. runtime: of
+    all files, by default each format's own. inputs: .npz files to compare on, too, in PyTorch's layout.
+    max_temperature: degrees C that the device must have cooled down to before it is timed; until it does not
+    throttle is waited in any case. The rest is as for `bench` and `verify`.
 
-    Raises UnavailableError if the device, its runtime or the way there fails.
+    Raises UnavailableError if the device, its runtime or the way there fails, or if it stays too warm.
     """
-    opened = [open_artifact(each) for each in (path, *([] if baseline is None else [baseline]))]
+    artifacts = [open_artifact(each) for each in ([path] if isinstance(path, str | Path) else path)]
+    opened = [*artifacts, *([] if baseline is None else [open_artifact(baseline)])]
     names = [str(each.path) for each in opened]
-    if len({*names}) < len(names):
-        raise UsageError(f"{names[0]} is the artifact and the baseline: give the dense network as baseline")
-    artifact, tolerance = opened[0], Tolerance(atol, rtol)
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"{twice[0]} is given twice: give the dense network as baseline")
     runtimes = [_runtime(each, runtime) for each in opened]
     with plugins.device(device, options).connect(threads) as connection:
-        before = connection.conditions()
-        sessions = [connection.open(o.path, name) for o, name in zip(opened, runtimes, strict=True)]
-        infos = artifact.inputs(sessions[0])
-        trials = seeded_trials(infos) + [file_trial(Path(each), infos) for each in inputs]
+        loaded = [
+            _Loaded(each, connection.open(each.path, name))
+            for each, name in zip(opened, runtimes, strict=True)
+        ]
+        compared = [each.compared(reference, inputs, atol, rtol) for each in loaded[: len(artifacts)]]
+        parities = [*compared, *[(None, None)] * (len(loaded) - len(artifacts))]
+        before = cooled(
+            connection.conditions, limit=max_temperature, waiting=lambda: progress("cooling", 0.0)
+        )
+        latency, during = _latency(loaded, connection, seconds, progress)
+        after = connection.conditions()
+        files = tuple(each.profiled(*parity) for each, parity in zip(loaded, parities, strict=True))
+    if latency:
+        latency = replace(latency, machine=before.machine)
+    return ProfileReport(device, threads, files, latency, before, during, after)
+
+
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    """A file on the device."""
+
+    opened: Opened
+    session: DeviceSession
+
+    @cached_property
+    def first(self) -> list[Array]:
+        """Inputs of the runs that are timed or counted, in the layout of the file."""
+        trial = seeded_trials(self.opened.inputs(self.session), 1)[0]
+        return to_layout(trial.inputs, self.opened.layout)
+
+    def compared(
+        self, reference: nn.Module | None, inputs: Sequence[str | Path], atol: float, rtol: float | None
+    ) -> tuple[ParityReport, str]:
+        """Its outputs on the device with the reference's here, and what that is."""
+        opened, manifest = self.opened, self.opened.manifest
+        infos = opened.inputs(self.session)
+        trials = all_trials(infos, inputs, opened.precision if reference else "fp32")
         if reference is None:
-            here = artifact.runtime()
+            here = opened.runtime()
             called = f"the same file on {here.name} {here.version()} of this machine"
-            expected = session_outputs(artifact.session(), trials, artifact.layout)
+            expected = session_outputs(opened.session(), trials, opened.layout)
         else:
             called, expected = "its PyTorch network", reference_outputs(reference, trials)
         parity = compare(
             expected,
-            session_outputs(sessions[0], trials, artifact.layout),
-            tolerance=tolerance,
-            names=artifact.manifest.outputs if artifact.manifest else None,
+            session_outputs(self.session, trials, opened.layout),
+            tolerance=tolerance_for(opened.precision, atol, rtol),
+            names=manifest.outputs if manifest else None,
             input_names=[trial.name for trial in trials],
         )
-        latency = measure(
-            {name: _run(o, session) for name, o, session in zip(names, opened, sessions, strict=True)},
-            baseline=names[-1],
-            seconds=seconds,
-            cores=connection.cores,
-            progress=progress,
+        return parity, called
+
+    def profiled(self, parity: ParityReport | None, reference: str | None) -> ProfiledFile:
+        """What is known of it after all runs."""
+        greeting, data = self.session.greeting, self.opened.data
+        return ProfiledFile(
+            path=str(self.opened.path),
+            size=len(data),
+            sha256=checksum(data),
+            versions={key: str(value) for key, value in greeting.items() if key in _VERSIONS},
+            parity=parity,
+            reference=reference,
+            instructions=self.session.instructions(self.first),
+            peak_bytes=self.session.peak_bytes(),
+            delegate=greeting.get("delegate"),
+            log=self.session.log(),
         )
-        after = connection.conditions()
-    return ProfileReport(
-        device=device,
-        threads=threads,
-        files=tuple(_profiled(o, session) for o, session in zip(opened, sessions, strict=True)),
-        reference=called,
-        latency=replace(latency, machine=before.machine),
-        parity=parity,
-        before=before,
-        after=after,
-    )
+
+
+def _latency(
+    loaded: Sequence[_Loaded], connection: Connection, seconds: float, progress: Progress
+) -> tuple[LatencyReport | None, tuple[Conditions, ...]]:
+    """Latency of the files against the last, and the conditions meanwhile; None if time means nothing."""
+    clocked = {str(each.opened.path): each.session.clocked(each.first) for each in loaded}
+    timed = {name: run for name, run in clocked.items() if run}
+    if not timed:
+        return None, ()
+    during: list[Conditions] = []
+
+    def look(done: float) -> None:
+        progress("measuring", done)
+        if len(during) < _LOOKS and done >= (len(during) + 1) / (_LOOKS + 1):
+            during.append(connection.conditions())
+
+    report = measure(timed, baseline=[*timed][-1], seconds=seconds, cores=connection.cores, progress=look)
+    return report, tuple(during)
 
 
 def _runtime(opened: Opened, name: str | None) -> str:
@@ -161,15 +160,3 @@ def _runtime(opened: Opened, name: str | None) -> str:
         fitting = [each for each, formats in FORMATS.items() if opened.exporter.format in formats]
         raise UsageError(f"{opened.path}: '{name}' is no runtime of this file: give {' or '.join(fitting)}")
     return name
-
-
-def _run(opened: Opened, session: DeviceSession) -> Clocked:
-    first = seeded_trials(opened.inputs(session), 1)[0]
-    clocked = session.clocked(to_layout(first.inputs, opened.layout))
-    assert clocked
-    return clocked
-
-
-def _profiled(opened: Opened, session: DeviceSession) -> ProfiledFile:
-    versions = {key: str(value) for key, value in session.greeting.items() if key in _VERSIONS}
-    return ProfiledFile(str(opened.path), len(opened.data), checksum(opened.data), versions)

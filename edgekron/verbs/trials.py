@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +11,12 @@ import torch
 from torch import nn
 
 from edgekron.artifact import Array, TensorInfo, from_layout, to_layout
+from edgekron.calibration import Calibration
 from edgekron.errors import UsageError
-from edgekron.files import read_whole
+from edgekron.files import read_arrays
 from edgekron.network import run_model
+from edgekron.precision import Precision
 from edgekron.runtime import Session
-from edgekron.wording import one_line
 
 SEEDS = 3
 FREE_BATCHES = (1, 4)
@@ -24,10 +24,47 @@ FREE_BATCHES = (1, 4)
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One set of inputs, in PyTorch's layout, and where it comes from."""
+    """One set of inputs, in PyTorch's layout, and where it comes from.
+
+    batch: how many samples run at a time, None for all of them; their outputs are joined.
+    """
 
     name: str
     inputs: tuple[Array, ...]
+    batch: int | None = None
+
+    def runs(self) -> Iterator[tuple[Array, ...]]:
+        """The inputs of each run."""
+        if self.batch is None:
+            yield self.inputs
+            return
+        for first in range(0, len(self.inputs[0]), self.batch):
+            yield tuple(array[first : first + self.batch] for array in self.inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """One run: its inputs, what the reference gives and what the artifact gives, in PyTorch's layout."""
+
+    name: str
+    inputs: tuple[Array, ...]
+    expected: list[Array]
+    given: list[Array]
+
+
+def worst_run(trial: Trial, expected: list[Array], given: list[Array]) -> Shown:
+    """Of the runs of a trial, the one with the largest error."""
+    if trial.batch is None:
+        return Shown(trial.name, trial.inputs, expected, given)
+    runs = list(trial.runs())
+    parts = [[np.split(y, len(runs)) for y in outputs] for outputs in (expected, given)]
+    errors = [
+        max(float(np.abs(a[k] - b[k]).max(initial=0.0)) for a, b in zip(*parts, strict=True))
+        for k in range(len(runs))
+    ]
+    worst = int(np.argmax(errors))
+    own = ([column[worst] for column in outputs] for outputs in parts)
+    return Shown(f"{trial.name}, run {worst + 1}", runs[worst], *own)
 
 
 def torch_layout(inputs: Sequence[TensorInfo], layout: str) -> tuple[TensorInfo, ...]:
@@ -64,15 +101,13 @@ def file_trial(path: Path, inputs: Sequence[TensorInfo]) -> Trial:
 
     Raises UsageError if the file cannot be read or an array does not fit.
     """
-    data = read_whole(path)
-    if not data.startswith(b"PK"):  # numpy would take anything else for a pickle
-        raise UsageError(f"{path} is not an .npz file: write it with numpy.savez(path, input=array)")
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            arrays = dict(file)
-    except Exception as error:  # of zipfile, zlib or numpy
-        raise UsageError(f"{path}: not a readable .npz file of plain arrays: {one_line(error)}") from error
-    return named_trial(path.name, arrays, inputs)
+    return named_trial(path.name, read_arrays(path), inputs)
+
+
+def calibration_trial(calibration: Calibration, inputs: Sequence[TensorInfo]) -> Trial:
+    """All samples as one trial; of a free batch one at a time."""
+    name = f"{calibration.count} samples of {calibration.source}"
+    return Trial(name, calibration.arrays, batch=max(inputs[0].shape[0], 1))
 
 
 def named_trial(name: str, arrays: Mapping[str, Array], inputs: Sequence[TensorInfo]) -> Trial:
@@ -99,16 +134,50 @@ def named_trial(name: str, arrays: Mapping[str, Array], inputs: Sequence[TensorI
     return Trial(name, tuple(arrays[info.name].astype(info.dtype) for info in inputs))
 
 
+def all_trials(
+    inputs: Sequence[TensorInfo],
+    files: Sequence[str | Path],
+    precision: Precision,
+    calibration: Calibration | None = None,
+) -> list[Trial]:
+    """Seeded random inputs, .npz files, and calibration data if there are any.
+
+    An int8 file is not compared on random inputs: they are outside the ranges that it was made for. Raises
+    UsageError if it has no others.
+    """
+    trials = [] if precision == "int8" else seeded_trials(inputs)
+    trials += [file_trial(Path(each), inputs) for each in files]
+    trials += [calibration_trial(calibration, inputs)] if calibration else []
+    if not trials:
+        raise UsageError(
+            "an int8 file is compared on inputs like those it is for, not on random ones: give --inputs "
+            "X.npz, or --data where there is such an option"
+        )
+    return trials
+
+
 def reference_outputs(model: nn.Module, trials: Sequence[Trial]) -> list[list[Array]]:
     """Outputs of the PyTorch network."""
     return [
-        [y.numpy() for y in run_model(model, tuple(map(torch.from_numpy, trial.inputs)))] for trial in trials
+        _joined(
+            [y.numpy() for y in run_model(model, tuple(map(torch.from_numpy, run)))] for run in trial.runs()
+        )
+        for trial in trials
     ]
 
 
 def session_outputs(session: Session, trials: Sequence[Trial], layout: str) -> list[list[Array]]:
     """Outputs of an artifact, in PyTorch's layout."""
     return [
-        [y.copy() for y in from_layout(session.run(to_layout(trial.inputs, layout)), layout)]
+        _joined(
+            [y.copy() for y in from_layout(session.run(to_layout(run, layout)), layout)]
+            for run in trial.runs()
+        )
         for trial in trials
     ]
+
+
+def _joined(runs: Iterable[list[Array]]) -> list[Array]:
+    """The outputs of all runs, one behind the other."""
+    columns = list(zip(*runs, strict=True))
+    return [column[0] if len(column) == 1 else np.concatenate(column) for column in columns]

@@ -15,12 +15,14 @@ from edgekron import __version__
 from edgekron.artifact import Array
 from edgekron.attribution import Attribution
 from edgekron.bundle import Bundle, require_folder, write_bundle
+from edgekron.calibration import SAMPLES, Data, read_calibration
 from edgekron.errors import ParityError, UsageError
-from edgekron.parity import ParityReport, Tolerance, compare
+from edgekron.parity import ParityReport, compare
+from edgekron.precision import tolerance_for
 from edgekron.progress import Progress, silent
 from edgekron.verbs.attribute import attribute
 from edgekron.verbs.open import open_artifact
-from edgekron.verbs.trials import file_trial, reference_outputs, seeded_trials, session_outputs
+from edgekron.verbs.trials import Shown, all_trials, reference_outputs, session_outputs, worst_run
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,11 @@ def verify(
     reference: nn.Module,
     *,
     inputs: Sequence[str | Path] = (),
-    atol: float = Tolerance.atol,
-    rtol: float = Tolerance.rtol,
+    data: Data | None = None,
+    samples: int = SAMPLES,
+    atol: float = 0.0,
+    rtol: float | None = None,
+    min_sqnr: float | None = None,
     runtime: str | None = None,
     layerwise: bool = False,
     original: nn.Module | None = None,
@@ -59,11 +64,13 @@ def verify(
 ) -> VerifyReport:
     """Compare an artifact with its network on seeded random inputs and on .npz files.
 
-    path: of the artifact; inputs: .npz files whose arrays are in PyTorch's layout; runtime: by
-    default the format's own. layerwise: find the layer at which the artifact departs, on the worst input;
-    original: the network before compression, to tell what that cost each layer. bundle: a folder to write
-    for others, with the artifact, its worst input, both outputs and a program that compares them, also
-    if parity fails; force: replace a bundle that exists.
+    path: of the artifact; inputs: .npz files whose arrays are in PyTorch's layout; data, samples: see
+    ``edgekron.calibration``, to compare on, too; atol, rtol: see ``edgekron.parity.Tolerance``, rtol by
+    default what suits the file's precision; min_sqnr: dB that outputs must reach, 30 by default in int8, see
+    ``Floors`` there; runtime: by default the format's own. layerwise: find the layer at which the artifact
+    departs, on the worst input; original: the network before compression, to tell what that cost each layer.
+    bundle: a folder to write for others, with the artifact, its worst input, both outputs and a program that
+    compares them, also if parity fails; force: replace a bundle that exists.
 
     Raises UsageError for a file or inputs that do not fit the network, ParityError if the outputs have
     other shapes.
@@ -75,13 +82,14 @@ def verify(
     opened = open_artifact(path)
     session = opened.session(runtime)
     infos = opened.inputs(session)
-    trials = seeded_trials(infos) + [file_trial(Path(each), infos) for each in inputs]
+    calibration = None if data is None else read_calibration(data, infos, samples)
+    trials = all_trials(infos, inputs, opened.precision, calibration)
     names = opened.manifest.outputs if opened.manifest else None
     expected = reference_outputs(reference, trials)
     given = session_outputs(session, trials, opened.layout)
-    tolerance = Tolerance(atol, rtol)
+    tolerance = tolerance_for(opened.precision, atol, rtol, min_sqnr)
 
-    def write(worst: int, report: dict[str, Any], limits: Sequence[float]) -> None:
+    def write(shown: Shown, report: dict[str, Any], limits: Sequence[float]) -> None:
         if bundle is not None:
             library = opened.runtime(runtime)
             versions = {"edgekron": __version__, "torch": torch.__version__, "numpy": np.__version__}
@@ -91,9 +99,9 @@ def verify(
                 opened.layout,
                 library.name,
                 versions | {library.name: library.version()},
-                dict(zip((info.name for info in infos), trials[worst].inputs, strict=True)),
-                _named(names, expected[worst]),
-                _named(names, given[worst]),
+                dict(zip((info.name for info in infos), shown.inputs, strict=True)),
+                _named(names, shown.expected),
+                _named(names, shown.given),
                 tuple(limits),
                 report,
             )
@@ -106,25 +114,25 @@ def verify(
     except ParityError as error:
         if bundle is None:
             raise
-        write(0, {"passed": False, "summary": str(error)}, [0.0] * len(expected[0]))
+        shown = worst_run(trials[0], expected[0], given[0])
+        write(shown, {"passed": False, "summary": str(error)}, [0.0] * len(expected[0]))
         raise ParityError(f"{error}; {bundle} reproduces it") from error
     count = len(expected[0])
     worst = parity.rows.index(parity.worst) // count
+    shown = worst_run(trials[worst], expected[worst], given[worst])
     found = None
     if layerwise:
         found = attribute(
             opened,
             reference,
-            trials[worst],
-            expected[worst],
-            given[worst],
+            shown,
             parity,
             original=original,
             runtime=runtime,
             progress=progress,
         )
     report = VerifyReport(parity.rows, tolerance, found)
-    write(worst, report.to_json(), [row.limit for row in parity.rows[worst * count :][:count]])
+    write(shown, report.to_json(), [row.limit for row in parity.rows[worst * count :][:count]])
     return replace(report, bundle=None if bundle is None else Path(bundle))
 
 

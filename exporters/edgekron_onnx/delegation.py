@@ -27,6 +27,8 @@ import onnx
 
 from edgekron.delegation import DelegationReport, Undelegated
 from edgekron.plan.cost import ALIGNMENT, ONNXRUNTIME_X86, scatters
+from edgekron_onnx.operators import MOVERS
+from edgekron_onnx.quantization import FUSED
 
 DELEGATE = "onnxruntime's fast kernels"
 BLOCKED = "com.microsoft.nchwc"
@@ -46,6 +48,8 @@ REMEDIES = {
     "grouped-convolution": f"channels of each group are no multiple of {BLOCK}; use fewer groups, or none",
     "unaligned-channels": f"input channels are no multiple of {ALIGNMENT}, but little less than one of "
     f"{BLOCK}; pad them, or the rank, to it",
+    "float-operator": "onnxruntime runs it in float, between a step out of int8 and one back; replace it by "
+    f"operators it has in int8 ({', '.join(FUSED[:9])}, ..)",
     "scattered-transpose": "it moves few elements at a time; use factors whose steps need no such transpose",
 }
 """What each reason code stands for, and what to do."""
@@ -58,10 +62,12 @@ def report(model: onnx.ModelProto, optimized: onnx.ModelProto, *, blocked: bool)
     weights = {tensor.name: tuple(tensor.dims) for tensor in optimized.graph.initializer}
     shapes = tensor_shapes(model)
     nodes = [node for node in optimized.graph.node if node.op_type not in ("ReorderInput", "ReorderOutput")]
-    undelegated = []
+    undelegated, in_float = [], _in_float(model, optimized)
     for node in nodes:
         code = None
-        if node.op_type == "Transpose":
+        if node.output[0] in in_float:
+            code = "float-operator"
+        elif node.op_type == "Transpose":
             code = transpose_reason(node, shapes)
         elif blocked and node.op_type in ("Conv", "FusedConv") and node.domain != BLOCKED:
             code = convolution_reason(node, weights)
@@ -69,6 +75,26 @@ def report(model: onnx.ModelProto, optimized: onnx.ModelProto, *, blocked: bool)
             undelegated.append(Undelegated(node.op_type, node.output[0], code, REMEDIES[code]))
     reorders = len(optimized.graph.node) - len(nodes)
     return DelegationReport(DELEGATE, len(nodes), tuple(undelegated), reorders)
+
+
+def _in_float(model: onnx.ModelProto, optimized: onnx.ModelProto) -> set[str]:
+    """First outputs of the nodes of a quantized model that compute with floats all the same."""
+    if all(node.op_type != "QuantizeLinear" for node in model.graph.node):
+        return set()
+    floats = {
+        value.name
+        for value in optimized.graph.input
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    }
+    found = set()
+    for node in optimized.graph.node:
+        if node.op_type == "DequantizeLinear" or (
+            node.op_type != "QuantizeLinear" and floats & {*node.input}
+        ):
+            floats.update(node.output)
+            if node.op_type != "DequantizeLinear" and node.op_type not in MOVERS:
+                found.add(node.output[0])
+    return found
 
 
 def tensor_shapes(model: onnx.ModelProto) -> Shapes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import assert_never
 
 import onnx
 import onnxsim
@@ -12,9 +13,10 @@ from torch import nn
 
 from edgekron import __version__
 from edgekron.artifact import Manifest
+from edgekron.calibration import Calibration
 from edgekron.choice import Choose, by_cost
 from edgekron.errors import UnsupportedError, UsageError
-from edgekron.exporter import Exported, ExportOptions, Exposed, Operator
+from edgekron.exporter import Exported, ExportOptions, Exposed, Operator, needed, numbered
 from edgekron.layers import KroneckerLayer
 from edgekron.lower import lower
 from edgekron.network import Inputs
@@ -23,6 +25,7 @@ from edgekron.quiet import quiet
 from edgekron.wording import one_line
 from edgekron_onnx.at_load import is_stored_dense, store_factors
 from edgekron_onnx.exposure import expose
+from edgekron_onnx.half import store_half
 from edgekron_onnx.nodes import layer_model, random_weights
 from edgekron_onnx.operators import operators
 
@@ -52,22 +55,41 @@ class OnnxExporter:
         return isinstance(layer, nn.Conv3d) and max(layer.kernel_size) > 1
 
     def export(
-        self, model: nn.Module, inputs: Inputs, options: ExportOptions, choose: Choose = by_cost
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        options: ExportOptions,
+        choose: Choose = by_cost,
+        calibration: Calibration | None = None,
     ) -> Exported:
         """Convert the network; raises UsageError for an opset or layout that cannot be had."""
         opset = DEFAULT_OPSET if options.opset is None else options.opset
         if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
             raise UsageError(f"--opset {opset}: this version exports {OLDEST_OPSET} to {NEWEST_OPSET}")
+        if options.io != "float":
+            raise UsageError("--io int8 is for TFLite; ONNX files take and give floats")
         if options.layout == "nhwc":
             raise UsageError("--layout nhwc is for TFLite; ONNX files keep PyTorch's nchw")
         lowered, plans = lower(model, inputs, layout=self.plan_layout, choose=choose, planned=self.plans)
-        names = tuple(f"input_{k}" for k in range(len(inputs))) if len(inputs) > 1 else ("input",)
+        names = numbered("input", len(inputs))
         with torch.no_grad():
             results = lowered(*inputs)
         count = 1 if isinstance(results, torch.Tensor) else len(results)
-        outputs = tuple(f"output_{k}" for k in range(count)) if count > 1 else ("output",)
+        outputs = numbered("output", count)
         proto = _convert(lowered, inputs, names, outputs, opset, options.dynamic_batch)
         stored = _at_load(proto, model, plans) if options.at_load else ()
+        match options.precision:
+            case "fp32":
+                pass
+            case "fp16":
+                store_half(proto.graph)
+            case "int8":
+                from edgekron_onnx.quantization import quantize  # slow to import
+
+                batch = 1 if options.dynamic_batch else inputs[0].shape[0]
+                proto = quantize(proto, needed(calibration), batch)
+            case _:
+                assert_never(options.precision)
         return Exported(_checked(proto, opset), "nchw", names, outputs, plans, at_load=stored)
 
     def layers(self, plans: Sequence[Plan]) -> list[bytes]:

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 from edgekron.artifact import Array, TensorInfo
 from edgekron.delegation import DelegationReport
 from edgekron.errors import UsageError
-from edgekron.profile import OperatorTime, Profile
+from edgekron.operator_times import OperatorTime, OperatorTimes
 from edgekron.wording import one_line
 from edgekron_onnx import delegation
 from edgekron_onnx.operators import MOVERS
@@ -94,7 +94,9 @@ class OnnxRuntime:
             raise UsageError(f"{path}: onnxruntime cannot load this file: {one_line(error)}") from error
         return delegation.report(onnx.load(path), optimized, blocked=has_blocked_kernels())
 
-    def profile(self, path: Path, inputs: Sequence[Array], *, threads: int = 1, runs: int = 30) -> Profile:
+    def profile(
+        self, path: Path, inputs: Sequence[Array], *, threads: int = 1, runs: int = 30
+    ) -> OperatorTimes:
         """The nodes of the optimised graph, in whole microseconds as onnxruntime's profiler writes them."""
         with tempfile.TemporaryDirectory() as folder:
             options = _options(threads)
@@ -107,7 +109,7 @@ class OnnxRuntime:
                 events = json.loads(Path(own.end_profiling()).read_text())
             except Exception as error:  # onnxruntime's exception classes are private
                 raise UsageError(f"{path}: onnxruntime cannot run this file: {one_line(error)}") from error
-        return Profile(f"{self.name} {self.version()}", threads, runs, operator_times(events))
+        return OperatorTimes(f"{self.name} {self.version()}", threads, runs, operator_times(events))
 
 
 def operator_times(events: Sequence[dict[str, Any]]) -> tuple[OperatorTime, ...]:

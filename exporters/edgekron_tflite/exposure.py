@@ -10,8 +10,15 @@ from ai_edge_litert import schema_py_generated as schema
 
 from edgekron.exporter import Exposed
 from edgekron_tflite.flatbuffer import damage, pack
+from edgekron_tflite.operators import constant_operators
 
-FLOATS = {schema.TensorType.FLOAT16, schema.TensorType.FLOAT32, schema.TensorType.FLOAT64}
+SHOWN = {
+    schema.TensorType.FLOAT16,
+    schema.TensorType.FLOAT32,
+    schema.TensorType.FLOAT64,
+    schema.TensorType.INT8,
+}
+"""Floats, and the numbers of int8 files, which a session gives as floats."""
 
 
 def expose(model: Any, count: int) -> Iterator[Exposed]:
@@ -21,7 +28,7 @@ def expose(model: Any, count: int) -> Iterator[Exposed]:
     """
     with damage():
         graph, model.signatureDefs = model.subgraphs[0], []
-        indices = [index for index in _computed(model) if graph.tensors[index].type in FLOATS]
+        indices = [index for index in _computed(model) if graph.tensors[index].type in SHOWN]
         for first in range(0, len(indices), count):
             some = indices[first : first + count]
             graph.outputs = np.array(some, np.int32)
@@ -31,15 +38,5 @@ def expose(model: Any, count: int) -> Iterator[Exposed]:
 def _computed(model: Any) -> list[int]:
     """Outputs of the operators of the main graph; those of constants alone are constants."""
     graph = model.subgraphs[0]
-    constants = {-1}  # an optional input that is not given
-    constants |= {
-        k for k, tensor in enumerate(graph.tensors) if model.buffers[tensor.buffer].data is not None
-    }
-    indices = []
-    for operator in graph.operators:
-        outputs = [int(index) for index in operator.outputs]
-        if constants.issuperset(int(index) for index in operator.inputs):
-            constants.update(outputs)
-        else:
-            indices += outputs
-    return indices
+    at_load = set(map(id, constant_operators(graph, model)))
+    return [int(t) for operator in graph.operators if id(operator) not in at_load for t in operator.outputs]

@@ -22,7 +22,12 @@ def parse(data: bytes) -> Any:
     if data[4:8] != IDENTIFIER:
         raise UsageError("not a TFLite file")
     with damage():
-        return schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
+        model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
+        for buffer in model.buffers:
+            if buffer.offset > 1:  # behind the tree, as some writers put it; 1 stands for nothing
+                buffer.data = np.frombuffer(data, np.uint8, buffer.size, buffer.offset)
+                buffer.offset = buffer.size = 0
+        return model
 
 
 @contextmanager

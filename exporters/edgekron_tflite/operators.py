@@ -32,19 +32,36 @@ _ITEM_BYTES = {
 
 
 def operators(model: Any) -> list[Operator]:
-    """The operators of all subgraphs in order; a custom operator is named CUSTOM:name."""
+    """The operators of all subgraphs in order; a custom operator is named CUSTOM:name.
+
+    Those of constants alone are computed at load, and move nothing then.
+    """
     with damage():
-        names = code_names(model)
-        return [
-            Operator(
-                names[op.opcodeIndex],
-                tuple(graph.tensors[t].name.decode() for t in op.outputs),
-                names[op.opcodeIndex] in MOVERS,
-                _bytes(names[op.opcodeIndex], op, graph, model),
-            )
-            for graph in model.subgraphs
-            for op in graph.operators
-        ]
+        names, found = code_names(model), []
+        for graph in model.subgraphs:
+            at_load = set(map(id, constant_operators(graph, model)))
+            for op in graph.operators:
+                name, outputs = (
+                    names[op.opcodeIndex],
+                    tuple(graph.tensors[t].name.decode() for t in op.outputs),
+                )
+                if id(op) in at_load:
+                    found.append(Operator(name, outputs, moves=False, bytes=0))
+                else:
+                    found.append(Operator(name, outputs, name in MOVERS, _bytes(name, op, graph, model)))
+        return found
+
+
+def constant_operators(graph: Any, model: Any) -> list[Any]:
+    """The operators whose inputs are constants, or computed of constants alone."""
+    known = {-1}  # an optional input that is not given
+    known |= {k for k, tensor in enumerate(graph.tensors) if model.buffers[tensor.buffer].data is not None}
+    found = []
+    for operator in graph.operators:
+        if known.issuperset(map(int, operator.inputs)):
+            known.update(map(int, operator.outputs))
+            found.append(operator)
+    return found
 
 
 def _bytes(name: str, operator: Any, graph: Any, model: Any) -> int | None:

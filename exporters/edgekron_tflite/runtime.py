@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
@@ -12,7 +13,7 @@ from ai_edge_litert.interpreter import Interpreter
 from edgekron.artifact import Array, TensorInfo
 from edgekron.delegation import DelegationReport
 from edgekron.errors import UsageError
-from edgekron.profile import Profile
+from edgekron.operator_times import OperatorTimes
 from edgekron.quiet import quiet
 from edgekron.wording import one_line
 from edgekron_tflite import delegation
@@ -26,7 +27,7 @@ class LiteSession:
         self._interpreter = interpreter
         interpreter.allocate_tensors()
         self._inputs = interpreter.get_input_details()
-        self._outputs = [detail["index"] for detail in interpreter.get_output_details()]
+        self._outputs = interpreter.get_output_details()
         self.inputs = tuple(
             TensorInfo(
                 detail["name"].removeprefix("serving_default_").removesuffix(":0"),
@@ -38,17 +39,41 @@ class LiteSession:
         self._shapes = [tuple(detail["shape"]) for detail in self._inputs]
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
-        """Outputs for these inputs; a file with a free batch is resized to theirs."""
+        """Outputs for these inputs; a file with a free batch is resized to theirs.
+
+        Of an int8 file: floats, or its own numbers if it was given its own.
+        """
+        encoded = [_encoded(x, detail) for x, detail in zip(inputs, self._inputs, strict=True)]
+        triples = zip(inputs, encoded, self._inputs, strict=True)
+        own = any(detail["quantization"][0] and x is code for x, code, detail in triples)
         shapes = [x.shape for x in inputs]
         if shapes != self._shapes:
             for detail, shape in zip(self._inputs, shapes, strict=True):
                 self._interpreter.resize_tensor_input(detail["index"], shape, strict=True)
             self._interpreter.allocate_tensors()
             self._shapes = shapes
-        for detail, x in zip(self._inputs, inputs, strict=True):
+        for detail, x in zip(self._inputs, encoded, strict=True):
             self._interpreter.set_tensor(detail["index"], x)
         self._interpreter.invoke()
-        return [self._interpreter.get_tensor(index) for index in self._outputs]
+        outputs = [self._interpreter.get_tensor(detail["index"]) for detail in self._outputs]
+        if own:
+            return outputs
+        return [_decoded(y, detail) for y, detail in zip(outputs, self._outputs, strict=True)]
+
+
+def _encoded(x: Array, detail: dict[str, Any]) -> Array:
+    """Floats as the numbers of a quantized input that stand for them; anything else as it is."""
+    (scale, zero), kind = detail["quantization"], np.dtype(detail["dtype"])
+    if not scale or x.dtype.kind != "f" or kind.kind not in "iu":
+        return x
+    limits = np.iinfo(kind)
+    encoded: Array = np.clip(np.round(x / scale) + zero, limits.min, limits.max).astype(kind)
+    return encoded
+
+
+def _decoded(y: Array, detail: dict[str, Any]) -> Array:
+    scale, zero = detail["quantization"]
+    return (y.astype(np.float32) - zero) * np.float32(scale) if scale and y.dtype.kind in "iu" else y
 
 
 class LiteRuntime:
@@ -83,7 +108,9 @@ class LiteRuntime:
             raise UsageError(f"{path}: LiteRT cannot load this file: {one_line(error)}") from error
         return delegation.report(parse(data), nodes)
 
-    def profile(self, path: Path, inputs: Sequence[Array], *, threads: int = 1, runs: int = 30) -> Profile:
+    def profile(
+        self, path: Path, inputs: Sequence[Array], *, threads: int = 1, runs: int = 30
+    ) -> OperatorTimes:
         """Refused: the interpreter's Python interface has no profiler."""
         raise UsageError(
             f"{path}: LiteRT's Python interpreter gives no time per operator; its benchmark_model does, "

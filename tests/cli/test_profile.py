@@ -23,8 +23,8 @@ def test_profile_on_this_machine(folder: Path, run: Run) -> None:
     assert (result.code, result.errors) == (0, [])
     told = json.loads(result.out)
     assert [each["path"] for each in told["files"]] == ["m.onnx", "dense.onnx"]
-    assert told["parity"]["passed"] and told["reference"] == "its PyTorch network"
-    assert told["parity"]["rows"][0]["output"] == "output"
+    assert told["passed"] and told["files"][0]["reference"] == "its PyTorch network"
+    assert told["files"][0]["parity"]["rows"][0]["output"] == "output"
 
     result = run(*common)
     assert (result.code, result.errors) == (0, [])
@@ -39,7 +39,7 @@ def test_profile_on_this_machine(folder: Path, run: Run) -> None:
 
 def test_an_option_of_another_device(folder: Path, run: Run) -> None:
     (folder / "m.onnx").write_bytes(b"\x08\x08\x3a\x0c\x0a\x0a\x0a\x01x\x12\x01y\x22\x02Id")
-    result = run("profile", "m.onnx", "--python", "python3")
+    result = run("profile", "m.onnx", "--option", "python=python3")
     assert (result.code, result.out) == (2, "")
     assert result.errors == ["error: device 'host' has no option 'python': it has none."]
 
@@ -49,3 +49,40 @@ def test_a_machine_without_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     result = run("profile", sums(tmp_path / "m.onnx"), "--device", "ssh:pi")
     assert (result.code, result.out) == (6, "")
     assert result.errors == ["error: ssh:pi: there is no ssh on this machine: install openssh-client"]
+
+
+def test_a_fleet_with_a_device_that_is_not_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    sums(folder / "m.onnx")
+    (folder / "devices.toml").write_text('[here]\ndevice = "host:"\n[pi]\ndevice = "ssh:pi"\npython = "p"\n')
+    monkeypatch.setenv("PATH", "")
+    result = run("profile", "m.onnx", "--device", "all", "--seconds", 0, "--json")
+    told = json.loads(result.out)
+    assert (result.code, list(told["devices"])) == (6, ["host", "here"])
+    assert told["failures"] == {"pi": "ssh:pi: there is no ssh on this machine: install openssh-client"}
+    assert told["rank_correlations"] == {"here": None}  # of one file
+
+    result = run("profile", "m.onnx", "--device", "here", "--seconds", 0)
+    assert result.code == 0 and " on host:, threads: 1" in result.out
+    result = run("profile", "m.onnx", "--device", "pi")
+    assert (result.code, result.errors) == (6, [f"error: {told['failures']['pi']}"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("--device", "all"),
+            "--device all: there is no devices.toml that names devices (see devices/README.md)",
+        ),
+        (("--device", "all", "--fleet", "f.toml"), "no such file: f.toml"),
+        (("--option", "python"), "--option python: expected KEY=VALUE"),
+        (("--device", "phone1"), "unknown device 'phone1': known are "),
+    ],
+)
+def test_what_names_no_device(arguments: tuple[str, ...], message: str, folder: Path, run: Run) -> None:
+    sums(folder / "m.onnx")
+    result = run("profile", "m.onnx", *arguments)
+    assert (result.code, result.out) == (2, "")
+    assert result.errors[0].startswith(f"error: {message}")

@@ -263,12 +263,65 @@ def test_options_of_export(folder: Path, run: Run) -> None:
         "layout": None,
         "at_load": False,
         "cpu": "x86-64",
+        "precision": "fp32",
+        "io": "float",
     }
     assert report["manifest"]["inputs"] == [{"name": "input", "shape": [2, 3, 8, 8], "dtype": "float32"}]
     result = run("export", *common, "-f", "onnx", "-f", "tflite", "--layout", "nchw", "--opset", 19, "--json")
     onnx, tflite = (report["manifest"] for report in strict(result.out))
     assert (onnx["options"]["opset"], onnx["layout"]) == (19, "nchw")
     assert (tflite["options"]["opset"], tflite["layout"]) == (None, "nchw")
+
+
+def test_half_precision(folder: Path, run: Run) -> None:
+    options = ("--factory", "networks_of_a_user:build")
+    result = run(
+        "export", "state.pt", *options, "--input-shape", "1,3,8,8", "-o", "a.onnx", "--precision", "fp16"
+    )
+    assert result.code == 0 and ", fp16, 0 compressed layers" in result.out
+    assert "parity passed: 3 compared (atol=0, rtol=0.002)" in result.out
+    assert "\nprecision fp16, computed in fp32\n" in run("inspect", "a.onnx").out
+    result = run("verify", "a.onnx", "--reference", "state.pt", *options)
+    assert result.code == 0 and "(atol=0, rtol=0.002)" in result.out
+    assert run("verify", "a.onnx", "--reference", "state.pt", *options, "--rtol", "1e-6").code == 4
+    assert run("bench", "a.onnx", "--seconds", 0).code == 0
+    result = run("profile", "a.onnx", "--reference", "state.pt", *options, "--seconds", 0)
+    assert result.code == 0 and "(atol=0, rtol=0.002)" in result.out
+
+
+def test_data_to_verify_on(folder: Path, run: Run) -> None:
+    common = ("--factory", "networks_of_a_user:build")
+    np.savez(folder / "data.npz", np.random.default_rng(0).random((5, 3, 8, 8), np.float32))
+    options = ("--data", "data.npz", "--calibration-samples", 3)
+    result = run("export", "state.pt", *common, "--input-shape", "1,3,8,8", "-o", "a.onnx", *options)
+    assert result.code == 0 and "parity passed: 4 compared" in result.out
+    result = run("verify", "a.onnx", "--reference", "state.pt", *common, *options)
+    assert result.code == 0 and "3 samples of data.npz" in result.out
+    result = run("verify", "a.onnx", "--reference", "state.pt", *common, "--data", folder)
+    assert result.code == 2 and "the model file does not say how to prepare them" in result.err
+
+
+def test_int8(folder: Path, run: Run) -> None:
+    common = ("--factory", "networks_of_a_user:build")
+    export = ("export", "state.pt", *common, "--input-shape", "1,3,8,8", "--precision", "int8", "-o")
+    result = run(*export, "a.onnx")
+    assert result.code == 2 and "int8 needs inputs like those the network will see" in result.err
+    np.savez(folder / "data.npz", np.random.default_rng(0).random((8, 3, 8, 8), np.float32))
+    assert run(*export, "a.onnx", "--data", "data.npz", "--plan", "tuned").code == 2
+    assert run(*export, "a.onnx", "--data", "data.npz", "--io", "int8").code == 2
+    result = run(*export, "a.onnx", "--data", "data.npz", "--min-sqnr", 90)
+    assert result.code == 4 and "SQNR >= 90 dB" in result.err and (folder / "a.onnx.failed").exists()
+    result = run(*export, "a.onnx", "--data", "data.npz", "--min-sqnr", 20, "--json")
+    [report] = strict(result.out)
+    assert (report["manifest"]["options"]["precision"], report["parity"]["passed"]) == ("int8", True)
+    [row] = report["parity"]["rows"]
+    assert row["input"] == "8 samples of data.npz" and row["shape"] == [8, 4] and row["sqnr"] > 20
+    verify = ("verify", "a.onnx", "--reference", "state.pt", *common, "--min-sqnr", 20)
+    assert run(*verify, "--data", "data.npz").code == 0
+    result = run(*verify)
+    assert result.code == 2 and "compared on inputs like those it is for, not on random ones" in result.err
+    assert "\nprecision int8\n" in run("inspect", "a.onnx").out
+    assert run("profile", "a.onnx", "--seconds", 0).code == 0
 
 
 def test_full_delegation_can_be_required(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ lines]
 """
 DUMPS = {
     "thermalservice": """IsStatusOverride: false
-Thermal Status: 1
+Thermal Status: 0
 Cached temperatures:
 	Temperature{mValue=84.0, mType=0, mName=CPU0, mStatus=0}
 HAL Ready: true

@@ -24,9 +24,10 @@ def test_profile_of_onnx_files(phone: Phone, real_runner: dict[str, str], tmp_pa
     report = profile(
         paths[0], device=f"adb:{phone.serial}", options=real_runner, baseline=paths[1], seconds=0
     )
-    assert report.passed and len(report.parity.rows) == 6
+    parity = report.files[0].parity
+    assert report.passed and parity and len(parity.rows) == 6
     assert {each.versions["version"] for each in report.files} == {onnxruntime.__version__}
-    assert report.latency.rounds >= 30 and min(report.latency.candidates[0].samples) > 0
+    assert report.latency and report.latency.rounds >= 30 and min(report.latency.candidates[0].samples) > 0
     allowed = sorted(os.sched_getaffinity(0))
     assert report.latency.cores == (allowed[-1],)
     assert str(report).startswith(
@@ -39,13 +40,14 @@ def test_profile_of_tflite_files(phone: Phone, programs: dict[str, str], tmp_pat
     for path in paths:
         path.write_bytes(foreign.file(batch=-1, names=("a:0", "b,1", "out/sum", "less")))
     report = profile(paths[0], device=f"adb:{phone.serial}", options=programs, baseline=paths[1], seconds=0)
-    assert report.passed and len(report.parity.rows) == 12
-    assert report.latency.candidates[0].samples[0] == pytest.approx(0.3005)
+    parity = report.files[0].parity
+    assert report.passed and parity and len(parity.rows) == 12
+    assert report.latency and report.latency.candidates[0].samples[0] == pytest.approx(0.3005)
     assert report.files[0].versions["runtime"] == "litert"
     assert report.before.cpu.startswith("Nimbus Cirrus 3 (NX900), ")
     assert report.before.os.startswith("Android 15 (API 35), Linux ")
     assert report.before.temperatures == (("CPU0", 41.25), ("SKIN", 33.5))
-    assert report.after.throttling == 1 and report.after.battery
+    assert report.after.throttling == 0 and report.after.battery
     assert (report.after.battery.temperature, report.after.battery.level, report.after.battery.charging) == (
         *(30.5, 87, True),
     )
@@ -74,8 +76,8 @@ def test_delegates(phone: Phone, programs: dict[str, str], tmp_path: Path) -> No
     path.write_bytes(foreign.file())
     applied = {
         "xnnpack": "TfLiteXNNPackDelegate took 2 of 2 operators in 1 partition",
-        "gpu": "nothing: the file runs on TFLite's own kernels",
-        "none": "nothing: the file runs on TFLite's own kernels",
+        "gpu": "",
+        "none": "",
     }
     for asked, took in applied.items():
         with AdbDevice(**programs, delegate=asked).connect(1) as connection:
@@ -83,7 +85,7 @@ def test_delegates(phone: Phone, programs: dict[str, str], tmp_path: Path) -> No
             assert session.greeting["delegate"] == {"asked": asked, "applied": took}
             assert session.peak_bytes() == 2.25 * 2**20
             assert "INFO: STARTING!" in session.log()
-    with pytest.raises(UsageError, match="--delegate 'tpu': expected one of none, xnnpack, gpu, nnapi"):
+    with pytest.raises(UsageError, match="option delegate='tpu': expected one of none, xnnpack, gpu, nnapi"):
         AdbDevice(delegate="tpu")
 
 
@@ -134,7 +136,7 @@ def test_programs_that_are_not_given(phone: Phone, tmp_path: Path) -> None:
         (
             AdbDevice(),
             "litert",
-            "needs TFLite's benchmark_model for its processor: give the file with --bench",
+            "needs TFLite's benchmark_model for its processor: give the file with --option bench",
         ),
         (AdbDevice(runner=str(tmp_path / "empty")), "onnxruntime", "there is no ekrun in this folder"),
         (AdbDevice(runner=str(tmp_path / "half")), "onnxruntime", "there is no libonnxruntime.so in this"),

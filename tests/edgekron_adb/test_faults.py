@@ -178,7 +178,7 @@ def test_a_library_that_does_not_load(phone: Phone, real_runner: dict[str, str],
     shutil.copy(Path(real_runner["runner"]) / "ekrun", runner / "ekrun")
     said = run(sums(tmp_path / "m.onnx"), "onnxruntime", runner=str(runner))
     assert said.startswith(
-        f"UnavailableError: --runner: adb:{phone.serial} cannot use the library: cannot open"
+        f"UnavailableError: option runner: adb:{phone.serial} cannot use the library: cannot open"
     )
 
 
@@ -250,7 +250,7 @@ def test_where_adb_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     of_home = script(tools / "adb", "")
     assert find("") == str(of_home)
     assert find(str(adb)) == str(adb)
-    with pytest.raises(UnavailableError, match=r"^--adb '/no/adb': there is no such program$"):
+    with pytest.raises(UnavailableError, match=r"^option adb='/no/adb': there is no such program$"):
         find("/no/adb")
     monkeypatch.delenv("ANDROID_HOME")
     monkeypatch.setattr(client_module, "find_spec", lambda name: None)

@@ -9,7 +9,7 @@ from edgekron.errors import UnavailableError, UsageError
 from edgekron_adb.android import SCRIPT, parse_battery, parse_properties, parse_thermal
 from edgekron_adb.android import parse as parse_android
 from edgekron_adb.cores import fastest, pinned
-from edgekron_adb.tflite_text import NOTHING, Benchmark, failure, parse
+from edgekron_adb.tflite_text import Benchmark, failure, parse
 from tests.edgekron_adb.phones import DUMPS, PROPERTIES
 
 OLD = """STARTING!
@@ -61,7 +61,7 @@ XNNPACK = "TfLiteXNNPackDelegate took 31 of 33 operators in 3 partitions"
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (OLD, Benchmark(20, 1240270.0, 7.25, NOTHING)),
+        (OLD, Benchmark(20, 1240270.0, 7.25, "")),
         (NEW, Benchmark(50, 705.25, 9.5, XNNPACK)),
         (LOGCAT, Benchmark(50, 705.25, 9.5, XNNPACK)),
         (NEW.replace("\n", "\r\n"), Benchmark(50, 705.25, 9.5, XNNPACK)),
@@ -73,7 +73,7 @@ XNNPACK = "TfLiteXNNPackDelegate took 31 of 33 operators in 3 partitions"
                 "TfLiteXNNPackDelegate took 4 of 4 operators in 1 partition",
             ),
         ),
-        (FALLBACK, Benchmark(2, 1.5, None, NOTHING)),
+        (FALLBACK, Benchmark(2, 1.5, None, "")),
         (QUIET, Benchmark(2, 1.5, None, "GPU took all operators")),
     ],
     ids=["old", "new", "logcat", "crlf", "two delegates", "fallback", "quiet"],
@@ -115,7 +115,8 @@ def sections(text: str = "", properties: str = PROPERTIES, thermal: str = "", ba
 def test_a_phone() -> None:
     files = "Linux 6.1.75-android14 aarch64\n/proc/cpuinfo:processor: 0\n/proc/cpuinfo:CPU part: 0xd4d\n"
     files += f"{CPU}0/cpufreq/scaling_governor:schedutil\n/sys/class/thermal/thermal_zone0/temp:99000\n"
-    found = parse_android(sections(files, PROPERTIES, DUMPS["thermalservice"], DUMPS["battery"]))
+    thermal = DUMPS["thermalservice"].replace("Thermal Status: 0", "Thermal Status: 1")
+    found = parse_android(sections(files, PROPERTIES, thermal, DUMPS["battery"]))
     assert found.cpu == "Nimbus Cirrus 3 (NX900), 1x Cortex-A715"
     assert found.os == "Android 15 (API 35), Linux 6.1.75-android14"
     assert found.cores == (Core(0, "schedutil"),)

@@ -267,8 +267,7 @@ def test_strings_are_escaped(ekrun: Path, tmp_path: Path) -> None:
             prefix = os.fsdecode(bad)
             assert ask.process.stdin
             ask.process.stdin.flush()
-            ask.process.stdin.buffer.write(b"run " + bad + b" out\n")
-            ask.process.stdin.flush()
+            os.write(ask.process.stdin.fileno(), b"run " + bad + b" out\n")
             assert ask.answer() == {"error": f"cannot read {prefix}0.raw: No such file or directory"}
 
 
@@ -356,15 +355,15 @@ def test_it_computes_without_telemetry_and_marks_every_run(ekrun: Path, tmp_path
     subprocess.run([str(COMPILER), "-shared", "-fPIC", source, "-o", spy, "-ldl"], check=True)
     inputs = write(tmp_path, [A, B])
     command = [
-        ekrun,
+        str(ekrun),
         str(LIBRARY),
-        sums(tmp_path / "m.onnx"),
+        str(sums(tmp_path / "m.onnx")),
         "--runs",
         "2",
         "--warmup",
         "1",
         "--input",
-        *inputs,
+        *map(str, inputs),
     ]
     clean = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
     done = subprocess.run(

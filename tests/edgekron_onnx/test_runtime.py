@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from edgekron.artifact import TensorInfo
 from edgekron.errors import UsageError
-from edgekron.profile import OperatorTime
+from edgekron.operator_times import OperatorTime
 from edgekron_onnx.runtime import WARMUP, OnnxRuntime, operator_times
 
 RUNTIME = OnnxRuntime()

@@ -66,11 +66,12 @@ def test_profile_on_a_board(suffix: str, board: Board, tmp_path: Path) -> None:
     report = profile(
         paths[0], device="ssh:board", options={"python": str(board.python)}, baseline=paths[1], seconds=0
     )
-    assert report.passed and len(report.parity.rows) == 12
+    parity = report.files[0].parity
+    assert report.passed and parity and len(parity.rows) == 12
     runtime = {".onnx": "onnxruntime", ".tflite": "litert"}[suffix]
     package = {".onnx": "onnxruntime", ".tflite": "ai-edge-litert"}[suffix]
     assert report.files[0].versions["version"] == version(package)
-    assert report.latency.cores is None and report.latency.rounds >= 30
+    assert report.latency and report.latency.cores is None and report.latency.rounds >= 30
     assert report.after.machine["logical_cores"] == os.cpu_count()
     assert str(report).startswith(f"{runtime} {version(package)} on ssh:board, threads: 1\n")
 
@@ -121,7 +122,7 @@ def test_pythons_that_cannot_be_used(board: Board, tmp_path: Path) -> None:
         (
             "no-python",
             "litert",
-            "has no program 'no-python': give the Python that holds litert with --python",
+            "has no program 'no-python': give the Python that holds litert with --option python=PATH",
         ),
         (
             str(old),
@@ -133,7 +134,7 @@ def test_pythons_that_cannot_be_used(board: Board, tmp_path: Path) -> None:
             "tflite-runtime",
             f"has no tflite-runtime in {board.python} (ModuleNotFoundError: No module named 'tflite_runtime')"
             "; make an environment with: ssh board 'python3 -m venv edgekron && edgekron/bin/pip install "
-            "tflite-runtime', and give --python edgekron/bin/python",
+            "tflite-runtime', and give --option python=edgekron/bin/python",
         ),
         (
             str(bare),

@@ -50,6 +50,20 @@ def test_weights_are_aligned() -> None:
     assert [len(b.data) for b in parse(data).buffers[1:]] == [1, 5, 16, 33]
 
 
+def test_buffers_behind_the_tree_are_read() -> None:
+    """As ai-edge-quantizer writes them: the tree says where in the file they begin."""
+    model, values = parse(foreign.file()), np.arange(40, dtype=np.uint8)
+    outside, nothing = schema.BufferT(), schema.BufferT()
+    outside.offset, outside.size, nothing.offset = 1 << 20, len(values), 1
+    model.buffers += [outside, nothing]
+    size = len(pack(model))
+    outside.offset = size
+    data = pack(model)
+    assert len(data) == size
+    *_, read, empty = parse(pack(parse(data + values.tobytes()))).buffers
+    assert (bytes(read.data), read.offset, empty.data) == (values.tobytes(), 0, None)
+
+
 def test_metadata_is_replaced_not_doubled() -> None:
     model = parse(foreign.file())
     set_metadata(model, "a", "first")

@@ -22,16 +22,26 @@ def test_a_healthy_installation() -> None:
         *(f"package {name}" for name in PACKAGES),
         *("format onnx", "format tflite", "runtime litert", "runtime onnxruntime"),
         *(f"runtime {name}" for name in environments.KNOWN),
+        *(f"device {kind}" for kind in plugins.names("devices")),
     ]
     assert found["package torch"].found == importlib.metadata.version("torch")
     assert found["format onnx"] == Finding("format onnx", ".onnx")
     assert found["runtime onnxruntime"].found == importlib.metadata.version("onnxruntime")
     lines = str(report).splitlines()
     assert lines[0].startswith("edgekron 0.1.0 on ")
-    assert all(line.endswith(" ok") for line in lines[3 : -len(environments.KNOWN)])
+    installed = len(PACKAGES) + 4
+    assert all(line.endswith(" ok") for line in lines[3 : 3 + installed])
     content = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert content["healthy"] is True
     assert content["version"] == "0.1.0"
+
+
+def test_a_device_that_cannot_be_reached_is_told_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    found = {finding.what: finding for finding in doctor().findings}
+    assert (found["device host"].found, found["device host"].note) == ("reachable from here", "ok")
+    ssh = Finding("device ssh", "not reachable from here", note="if wanted: install openssh-client")
+    assert found["device ssh"] == ssh
 
 
 def test_environments_are_information_unless_they_are_broken() -> None:

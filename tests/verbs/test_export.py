@@ -93,6 +93,7 @@ def test_the_manifest(format: str, layout: str, reports: dict[str, ExportReport]
     assert [step.text.split()[0] for step in m.layers["0"].plans[0].steps] == ["convolve", "convolve"]
     assert "stride" in " ".join(step.text for step in m.layers["2"].plans[0].steps)
     given = {"plan": "auto", "guard": "latency", "threads": 1, "opset": None, "dynamic_batch": False}
+    given |= {"precision": "fp32", "io": "float"}
     assert m.options == {**given, "layout": None, "at_load": False, "cpu": "x86-64"}
     assert m.parity and m.parity["summary"] == reports[format].parity.summary()  # type: ignore[union-attr]
     assert 0 < m.parity["max_abs_error"] <= 1e-5 * m.parity["range"]
@@ -143,6 +144,30 @@ def test_the_guard_off_keeps_all_compressed(tmp_path: Path) -> None:
     assert report.warnings == ()
     assert report.manifest.options["guard"] == "off"
     assert report.manifest.parameters[1] == sum(p.numel() for p in classifier().parameters())
+
+
+# ---- precision
+
+
+def test_int8_at_its_ends(tmp_path: Path) -> None:
+    """Whatever its own numbers are, the file is given and compared in floats."""
+    samples, path = np.random.default_rng(0).random((16, 3, 8, 8), np.float32), tmp_path / "m.tflite"
+    report = export(
+        classifier(),
+        path,
+        example_inputs=image(),
+        precision="int8",
+        io="int8",
+        data=samples,
+        min_sqnr=20,
+        require_full_delegation=True,
+    )
+    assert report.parity and report.parity.rows[0].shape == (16, 4) and report.parity.rows[0].sqnr > 20
+    assert (report.manifest.options["io"], report.manifest.inputs[0].dtype) == ("int8", "float32")
+    assert report.warnings[-1].startswith("plans were chosen by their cost in fp32")
+    again = edgekron.verify(path, classifier(), data=samples, min_sqnr=20, layerwise=True)
+    assert again.rows == report.parity.rows
+    assert edgekron.bench([path], seconds=0)[str(path)].median > 0
 
 
 # ---- delegation

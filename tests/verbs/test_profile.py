@@ -46,7 +46,10 @@ def test_a_file_against_the_dense_one(suffix: str, tmp_path: Path) -> None:
     report = profile(
         path, reference=Sums(), baseline=dense, threads=1, seconds=0, inputs=[tmp_path / "x.npz"]
     )
-    assert report.passed and report.parity.rows[-1].input == "x.npz"
+    artifact, baseline = report.files
+    assert report.passed and artifact.parity and artifact.parity.rows[-1].input == "x.npz"
+    assert (artifact.reference, baseline.parity) == ("its PyTorch network", None)
+    assert report.latency
     assert [each.name for each in report.latency.candidates] == [str(path), str(dense)]
     assert report.latency.baseline == str(dense)
     assert report.latency.rounds >= 30
@@ -57,6 +60,7 @@ def test_a_file_against_the_dense_one(suffix: str, tmp_path: Path) -> None:
         assert (each.path, each.size) == (str(file), file.stat().st_size)
         assert each.versions["runtime"] == runtime
         assert each.versions["version"] == plugins.runtime(runtime).version()
+        assert each.peak_bytes and 1 << 24 < each.peak_bytes < 1 << 28  # its own, not that of its parent
     assert report.before.cpu and report.before.machine["logical_cores"] == os.cpu_count()
     text = str(report)
     assert text.startswith(f"{runtime} {report.files[0].versions['version']} on host, threads: 1\n")
@@ -66,12 +70,15 @@ def test_a_file_against_the_dense_one(suffix: str, tmp_path: Path) -> None:
 def test_the_report_in_json(tmp_path: Path) -> None:
     told = json.loads(json.dumps(profile(write(tmp_path / "m.onnx"), seconds=0).to_json(), allow_nan=False))
     assert list(told) == [
-        *("schema", "edgekron", "device", "threads", "files", "reference", "latency", "parity"),
-        *("before", "after", "warnings"),
+        *("schema", "edgekron", "device", "threads", "passed", "files", "latency"),
+        *("before", "during", "after", "warnings"),
     ]
-    assert (told["schema"], told["device"], told["threads"]) == (1, "host", 1)
+    assert (told["schema"], told["device"], told["threads"], told["passed"]) == (2, "host", 1, True)
     [file] = told["files"]
-    assert list(file) == ["path", "size", "sha256", "versions"]
+    assert list(file) == [
+        *("path", "size", "sha256", "versions", "reference", "parity"),
+        *("instructions", "peak_bytes", "delegate", "log"),
+    ]
     assert list(file["versions"]) == ["runtime", "version", "python", "numpy"]
     [candidate] = told["latency"]["candidates"]
     assert len(candidate["samples"]) == told["latency"]["rounds"] and min(candidate["samples"]) > 0
@@ -79,9 +86,10 @@ def test_the_report_in_json(tmp_path: Path) -> None:
         **{"cpu": told["before"]["cpu"], "architecture": told["before"]["architecture"]},
         **{"logical_cores": len(told["before"]["cores"]), "os": told["before"]["os"]},
     }
-    assert told["parity"]["passed"] is True
+    assert file["parity"]["passed"] is True and file["instructions"] is None
+    assert len(told["during"]) == 4 and told["during"][0]["cpu"] == told["before"]["cpu"]
     version = plugins.runtime("onnxruntime").version()
-    assert told["reference"] == f"the same file on onnxruntime {version} of this machine"
+    assert file["reference"] == f"the same file on onnxruntime {version} of this machine"
 
 
 def test_parity_that_fails_is_told(tmp_path: Path) -> None:
@@ -105,7 +113,7 @@ def test_a_runtime_in_an_environment_of_its_own(tmp_path: Path) -> None:
     [
         (
             {"baseline": "m.onnx"},
-            "m.onnx is the artifact and the baseline: give the dense network as baseline",
+            "m.onnx is given twice: give the dense network as baseline",
         ),
         ({"runtime": "litert"}, "m.onnx: 'litert' is no runtime of this file: give onnxruntime"),
         ({"runtime": "tvm"}, "m.onnx: 'tvm' is no runtime of this file: give onnxruntime"),

@@ -1,4 +1,4 @@
-"""Profile: the time of every operator of a file on a runtime."""
+"""Operator times: the time of every operator of a file on a runtime."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class KindTime:
 
 
 @dataclass(frozen=True)
-class Profile:
+class OperatorTimes:
     """What the operators of a file take, by the runtime's own clock; runs: that the medians are of."""
 
     runtime: str

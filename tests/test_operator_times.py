@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from edgekron.profile import KindTime, OperatorTime, Profile
+from edgekron.operator_times import KindTime, OperatorTime, OperatorTimes
 
-PROFILE = Profile(
+PROFILE = OperatorTimes(
     "a runtime 1.0",
     1,
     30,
@@ -44,6 +44,6 @@ def test_all_of_it_is_in_the_json() -> None:
 
 
 def test_times_too_short_to_measure_have_no_share() -> None:
-    nothing = Profile("r", 2, 1, (OperatorTime("a", "Reshape", 0.0, moves=True),))
+    nothing = OperatorTimes("r", 2, 1, (OperatorTime("a", "Reshape", 0.0, moves=True),))
     assert nothing.summary() == "0.0% of 0.000 ms"
     assert "with 2 threads" in str(nothing)

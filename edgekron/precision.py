@@ -1,0 +1,50 @@
+"""Precision: in which numbers a file stores and computes, and what its outputs are held to by default."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal, assert_never, cast, get_args
+
+from edgekron.errors import UsageError
+from edgekron.parity import Floors, Tolerance
+
+Precision = Literal["fp32", "fp16", "int8"]
+"""fp16: weights in half precision, made float32 when a runtime opens the file, and computed in it; int8:
+weights and activations quantized, with ranges from calibration data."""
+Ends = Literal["float", "int8"]
+"""Of an int8 file: the numbers in which it takes its inputs and gives its outputs."""
+
+
+def require_precision(given: str) -> Precision:
+    """The precision of this name; UsageError if there is none."""
+    if given not in get_args(Precision):
+        raise UsageError(f"precision={given!r}: expected one of {', '.join(get_args(Precision))}")
+    return cast(Precision, given)
+
+
+def tolerance_for(
+    precision: Precision, atol: float = 0.0, rtol: float | None = None, min_sqnr: float | None = None
+) -> Tolerance:
+    """What outputs of a file are held to; rtol, min_sqnr (dB): None for what suits the precision.
+
+    Half precision has 11 bits, an error of 5e-4 in each weight at most; over the layers of a network they
+    add up to less than 2e-3 of the range. In int8 single errors are large, so that they may be a tenth of the
+    range, and what counts are the floors.
+
+    >>> tolerance_for("fp16").rtol
+    0.002
+    """
+    match precision:
+        case "fp32":
+            own = Tolerance(atol)
+        case "fp16":
+            own = Tolerance(atol, rtol=2e-3)
+        case "int8":
+            own = Tolerance(atol, rtol=0.1, floors=Floors())
+        case _:
+            assert_never(precision)
+    if rtol is not None:
+        own = replace(own, rtol=rtol)
+    if min_sqnr is not None:
+        own = replace(own, floors=replace(own.floors or Floors(cosine=-1.0, top1=0.0), sqnr=min_sqnr))
+    return own

@@ -1,0 +1,132 @@
+"""Int8 in ONNX: close to torch on its data, every operator in int8, a scale for each channel."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+from edgekron import bundled, load
+from edgekron.calibration import Calibration
+from edgekron.choice import by_cost
+from edgekron.cifar10 import load as load_images
+from edgekron.cifar10 import normalise
+from edgekron.errors import UsageError
+from edgekron.exporter import Exported, ExportOptions
+from edgekron.parity import compare
+from edgekron_onnx.exporter import OnnxExporter
+from edgekron_onnx.runtime import OnnxRuntime
+from tests.samples import POINTWISE_FIRST, classifier, convolution
+
+EXPORTER = OnnxExporter()
+INT8 = ExportOptions(precision="int8")
+SAMPLES = np.random.default_rng(0).standard_normal((32, 3, 8, 8)).astype(np.float32)
+UNGUARDED = partial(by_cost, guard="off")
+
+
+def export(
+    model: nn.Module, samples: np.ndarray[tuple[int, ...], np.dtype[np.float32]], batch: int = 1
+) -> Exported:
+    example = torch.from_numpy(samples[:batch])
+    return EXPORTER.export(model, (example,), INT8, UNGUARDED, Calibration("samples", (samples,)))
+
+
+def sqnr(
+    model: nn.Module, data: bytes, samples: np.ndarray[tuple[int, ...], np.dtype[np.float32]], batch: int = 1
+) -> float:
+    """In dB, against torch."""
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    found = [session.run(None, {"input": part})[0] for part in np.split(samples, len(samples) // batch)]
+    with torch.no_grad():
+        expected = model(torch.from_numpy(samples)).numpy()
+    return compare([[expected]], [[np.concatenate(found)]]).rows[0].sqnr
+
+
+def optimised(data: bytes, folder: Path) -> Counter[str]:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node)
+
+
+def delegation(data: bytes, folder: Path) -> list[tuple[str, str]]:
+    path = folder / "m.onnx"
+    path.write_bytes(data)
+    return [(each.operator, each.code) for each in OnnxRuntime().delegation(path).undelegated]
+
+
+def test_the_bundled_network(tmp_path: Path) -> None:
+    images, _ = load_images(Path(__file__).parents[2] / "benchmarks" / "data")
+    samples = normalise(images[:64])
+    model = load(bundled.RESNET18_KRONECKER)
+    exported = export(model, samples)
+    assert len(exported.data) < 0.7e6
+    assert sqnr(model, exported.data, samples) > 30
+    nodes = optimised(exported.data, tmp_path)
+    assert nodes["QLinearConv"] == 38 and nodes["QuantizeLinear"] == nodes["DequantizeLinear"] == 1
+    assert not {"Conv", "FusedConv", "Relu", "Add", "ReduceMean", "Gemm", "MatMul"} & set(nodes)
+    assert delegation(exported.data, tmp_path) == []
+
+
+def test_layers_of_every_form(tmp_path: Path) -> None:
+    """Convolutions, matrix products on either side, transposes; a batch of two."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.ReLU(), convolution(POINTWISE_FIRST), nn.ReLU(), *list(classifier())[3:]
+    ).eval()
+    exported = export(model, SAMPLES, batch=2)
+    steps = " ".join(str(plan) for plans in exported.plans.values() for plan in plans)
+    assert "matmul left" in steps and "permute" in steps
+    assert sqnr(model, exported.data, SAMPLES, batch=2) > 25
+    assert set(optimised(exported.data, tmp_path)) <= {
+        *("QLinearConv", "QLinearMatMul", "QLinearGlobalAveragePool", "QGemm", "QLinearAdd"),
+        *("QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape"),
+    }
+
+
+def test_every_channel_has_a_scale() -> None:
+    layer = nn.Conv2d(3, 5, 3)
+    with torch.no_grad():
+        layer.weight *= torch.tensor([1e-3, 1e-2, 0.1, 1.0, 10.0])[:, None, None, None]
+    graph = onnx.load_model_from_string(export(layer, SAMPLES).data).graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    [conv] = [node for node in graph.node if node.op_type == "Conv"]
+    [weight] = [node for node in graph.node if node.output[0] == conv.input[1]]
+    quantized, scale, zero = (constants[name] for name in weight.input)
+    largest = layer.weight.detach().abs().amax((1, 2, 3)).numpy()
+    np.testing.assert_allclose(scale * 127, largest, rtol=0.01)
+    assert quantized.dtype == np.int8 and not zero.any()
+    difference = quantized * scale[:, None, None, None] - layer.weight.detach().numpy()
+    assert (np.abs(difference).max((1, 2, 3)) <= 0.51 * scale).all()
+
+
+def test_an_operator_that_stays_in_float_is_reported(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GELU(), nn.Conv2d(8, 4, 3)).eval()
+    left = delegation(export(model, SAMPLES).data, tmp_path)
+    assert left and {code for _, code in left} == {"float-operator"}
+    assert not {"QLinearConv", "QuantizeLinear"} & {operator for operator, _ in left}
+
+
+def test_the_same_data_give_the_same_file() -> None:
+    model = classifier()
+    assert export(model, SAMPLES).data == export(model, SAMPLES).data
+
+
+def test_what_int8_needs_and_does_not_have() -> None:
+    image = (torch.zeros(1, 3, 8, 8),)
+    with pytest.raises(UsageError, match=r"int8 needs inputs like those the network will see, .*give --data"):
+        EXPORTER.export(classifier(), image, INT8)
+    with pytest.raises(UsageError, match="--io int8 is for TFLite; ONNX files take and give floats"):
+        EXPORTER.export(classifier(), image, ExportOptions(precision="int8", io="int8"))
+    with pytest.raises(UsageError, match=r"--guard size .* with int8 use --guard latency"):
+        ExportOptions(precision="int8", at_load=True)
+    with pytest.raises(UsageError, match="--io int8 is for --precision int8"):
+        ExportOptions(io="int8")
