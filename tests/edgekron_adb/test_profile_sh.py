@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.edgekron_adb.phones import DUMPS, Phone, attached, ekrun, script
+from tests.edgekron_adb.phones import Phone, attached, ekrun, script
 from tests.edgekron_tflite import foreign
 from tests.workers import sums
 
@@ -24,7 +24,13 @@ SHELLS = {"dash": ["dash"], "bash": ["bash", "--posix"], "busybox": ["busybox", 
 @pytest.fixture
 def cool(phone: Phone) -> Phone:
     """A phone that need not wait."""
-    (phone.folder / "thermalservice").write_text(DUMPS["thermalservice"].replace("Status: 1", "Status: 0"))
+    return throttling(phone, 0)
+
+
+def throttling(phone: Phone, status: int) -> Phone:
+    (phone.folder / "thermalservice").write_text(
+        f"IsStatusOverride: false\nThermal Status: {status}\nMore:\n"
+    )
     return phone
 
 
@@ -155,6 +161,7 @@ def test_a_phone_that_is_lost_in_the_middle(cool: Phone, client: str, tmp_path: 
 
 
 def test_a_phone_that_is_hot(phone: Phone, client: str, tmp_path: Path) -> None:
+    throttling(phone, 1)
     files = [tmp_path / "m.onnx", tmp_path / "d.onnx", tmp_path / "l"]
     for each in files:
         each.write_text("")
@@ -163,7 +170,7 @@ def test_a_phone_that_is_hot(phone: Phone, client: str, tmp_path: Path) -> None:
     assert err.endswith(
         f"phone {phone.serial} is hot after 0 s: thermal status 1; see --cool and --celsius\n"
     )
-    (phone.folder / "thermalservice").write_text("Thermal Status: 0\n")
+    throttling(phone, 0)
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
     _, err = ended(started(client, tmp_path, "--celsius", 30, *options), 6)
     assert err.endswith("is hot after 0 s: battery 30.5 C; see --cool and --celsius\n")
@@ -172,8 +179,8 @@ def test_a_phone_that_is_hot(phone: Phone, client: str, tmp_path: Path) -> None:
 def test_it_waits_for_the_phone_to_cool_down(
     phone: Phone, client: str, programs: dict[str, str], tmp_path: Path
 ) -> None:
-    script(phone.bin / "dumpsys", f'[ $1 = battery ] || {{ cat {phone.folder}/$1; echo "Thermal Status: 0" > '
-           f"{phone.folder}/$1; }}")  # fmt: skip
+    told = throttling(phone, 1).folder / "thermalservice"
+    script(phone.bin / "dumpsys", f"[ $1 = battery ] || {{ cat {told}; sed -i 's/: 1/: 0/' {told}; }}")
     files = [tmp_path / "m.tflite", tmp_path / "d.tflite"]
     for each in files:
         each.write_text("")
