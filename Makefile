@@ -1,4 +1,5 @@
 # make demo | test | parity | check: each works on a machine that has only Python >= 3.11, make and git.
+# make phone: profiles on a virtual phone, below .phone; it needs Linux and apt. make runner: ekrun, for TARGET.
 # make runtimes: old runtimes in environments of their own, below .runtimes; it needs Python 3.9 to 3.11.
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +16,7 @@ ENVIRONMENTS := $(patsubst runtime_tests/environments/%.txt,.runtimes/%/.made,$(
 export ORT_DISABLE_TELEMETRY := 1
 export EDGEKRON_RUNTIMES ?= $(CURDIR)/.runtimes
 
-.PHONY: demo test parity check runtimes clean
+.PHONY: demo test parity check runtimes runner phone clean
 
 demo: $(VENV)/.all
 	$(BIN)/edgekron demo
@@ -42,8 +43,24 @@ runtimes: $(ENVIRONMENTS)
 	$(@D)/bin/python -m pip install --disable-pip-version-check -q --no-deps --only-binary :all: -r $<
 	touch $@
 
+# The C runner of onnxruntime for devices without Python: TARGET is host, aarch64 or android.
+TARGET ?= host
+runner:
+	mkdir -p build
+	PYTHON=$(PYTHON) sh devices/edgekron_adb/runner/build.sh $(TARGET) build/ekrun-$(TARGET)
+
+# Whether the kernel allows it is asked first; if not, the tests are skipped with the reason.
+phone: $(VENV)/.dev
+	if sh devices/phone/allowed.sh; then $(MAKE) .phone/.made; fi
+	EDGEKRON_PHONE=$(CURDIR)/.phone $(BIN)/python -m pytest tests/edgekron_adb/test_phone.py -v
+
+.phone/.made: $(wildcard devices/phone/* devices/edgekron_adb/runner/*)
+	rm -rf .phone
+	PYTHON=$(CURDIR)/$(BIN)/python sh devices/phone/build.sh .phone
+	touch $@
+
 clean:
-	rm -rf $(VENV) .runtimes .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) .runtimes .phone .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 
 $(VENV)/.python:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "edgekron needs Python 3.11 or newer"'
