@@ -41,7 +41,7 @@ until grep -q "adbd started" "$log"; do
 done
 export PATH="$DIR:$PATH" HOME="$DIR/home" ANDROID_SERIAL=127.0.0.1:5555 ANDROID_ADB_SERVER_PORT=5999
 export ADB_MDNS=0 ADB_EMU=0 ADB_LOCAL_TRANSPORT_MAX_PORT=5553
-adb start-server > "$DIR/adb.log" 2>&1
+TMPDIR="$HOME" adb start-server > "$DIR/adb.log" 2>&1
 adb connect "$ANDROID_SERIAL" >> "$DIR/adb.log"
 adb wait-for-device
 code=0
