@@ -34,6 +34,12 @@ def throttling(phone: Phone, status: int) -> Phone:
     return phone
 
 
+def shell(name: str) -> list[str]:
+    if not shutil.which(name):
+        pytest.skip(f"there is no {name} on this machine")
+    return SHELLS[name]
+
+
 def started(
     client: str, folder: Path, *options: object, shell: list[str] | None = None
 ) -> subprocess.Popen[str]:
@@ -76,11 +82,9 @@ def begun(phone: Phone, process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.parametrize("name", SHELLS)
 def test_onnx_files(name: str, cool: Phone, client: str, real_runner: dict[str, str], tmp_path: Path) -> None:
-    if not shutil.which(name):
-        pytest.skip(f"there is no {name} on this machine")
     files = onnx(tmp_path, real_runner)
     out, _ = ended(
-        started(client, tmp_path, "--rounds", 3, "--runs", 4, "--warmup", 1, *files, shell=SHELLS[name])
+        started(client, tmp_path, "--rounds", 3, "--runs", 4, "--warmup", 1, *files, shell=shell(name))
     )
     assert cool.sandbox.exists() and not [*cool.sandbox.iterdir()]
     rows = [line.split("\t") for line in (tmp_path / "out/samples.tsv").read_text().splitlines()]
@@ -131,9 +135,12 @@ def test_tflite_files(cool: Phone, client: str, programs: dict[str, str], tmp_pa
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_killed_it_leaves_nothing(how: signal.Signals, cool: Phone, client: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", SHELLS)
+def test_killed_it_leaves_nothing(
+    name: str, how: signal.Signals, cool: Phone, client: str, tmp_path: Path
+) -> None:
     """The phone of the tests is looked at when the test ends."""
-    process = started(client, tmp_path, *slow(tmp_path))
+    process = started(client, tmp_path, *slow(tmp_path), shell=shell(name))
     begun(cool, process)
     process.send_signal(how)
     process.communicate(timeout=30)
