@@ -1,6 +1,7 @@
 # make demo | test | parity | check: each works on a machine that has only Python >= 3.11, make and git.
-# make phone: profiles on a virtual phone, below .phone; it needs Linux and apt. make runner: ekrun, for TARGET.
 # make runtimes: old runtimes in environments of their own, below .runtimes; it needs Python 3.9 to 3.11.
+# make phone: profiles on a virtual phone, in .phone; it needs what make arm needs. make runner: ekrun.
+# make arm: ARM cores under emulation, in .arm; it needs Linux on x86-64, gcc, apt-get and dpkg-deb.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,7 +17,9 @@ ENVIRONMENTS := $(patsubst runtime_tests/environments/%.txt,.runtimes/%/.made,$(
 export ORT_DISABLE_TELEMETRY := 1
 export EDGEKRON_RUNTIMES ?= $(CURDIR)/.runtimes
 
-.PHONY: demo test parity check runtimes runner phone clean
+export EDGEKRON_ARM ?= $(CURDIR)/.arm
+
+.PHONY: demo test parity check runtimes arm runner phone clean
 
 demo: $(VENV)/.all
 	$(BIN)/edgekron demo
@@ -59,8 +62,13 @@ phone: $(VENV)/.dev
 	PYTHON=$(CURDIR)/$(BIN)/python sh devices/phone/build.sh .phone
 	touch $@
 
+# ARM cores under emulation, for --device qemu:CORE, and the proof on them: minutes. See devices/README.md.
+arm: $(VENV)/.dev
+	sh devices/edgekron_qemu/arm/make.sh '$(EDGEKRON_ARM)' $(BIN)/python edgekron/worker.py
+	$(BIN)/python -m pytest tests/edgekron_qemu
+
 clean:
-	rm -rf $(VENV) .runtimes .phone .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) .runtimes .arm .arm.partial .phone .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 
 $(VENV)/.python:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "edgekron needs Python 3.11 or newer"'

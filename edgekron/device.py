@@ -20,13 +20,15 @@ from edgekron.runtime import Session
 
 
 class DeviceSession(Session, Protocol):
-    """A file loaded on a device; arrays are in the file's own layout.
+    """A file loaded on a device; arrays are in the file's own layout."""
 
-    greeting: what the device tells of its runtime: `runtime` and `version`, and more; where a delegate
-    was asked for, `delegate`: {"asked": its name, "applied": what it took, in words, '' if nothing}.
-    """
+    @property
+    def greeting(self) -> dict[str, Any]:
+        """What the device tells of its runtime: `runtime` and `version`, and more.
 
-    greeting: dict[str, Any]
+        Where a delegate was asked for, `delegate`: {"asked": its name, "applied": what it took, in words, ''
+        if nothing}.
+        """
 
     def clocked(self, inputs: Sequence[Array]) -> Clocked | None:
         """Runs on these inputs, timed on the device; None where time means nothing, as in an emulator."""
@@ -42,9 +44,11 @@ class DeviceSession(Session, Protocol):
 
 
 class Connection(Protocol):
-    """A device made ready; cores: those that the runs are pinned to, None if they are not."""
+    """A device made ready."""
 
-    cores: tuple[int, ...] | None
+    @property
+    def cores(self) -> tuple[int, ...] | None:
+        """Those that the runs are pinned to, None if they are not."""
 
     def conditions(self) -> Conditions:
         """What the device is, and its state now."""
@@ -60,8 +64,9 @@ class Connection(Protocol):
 class Device(Protocol):
     """A kind of device; fields of its dataclass but for `address` are options, given as text."""
 
-    address: str
-    """What follows the colon in KIND:ADDRESS, or ''."""
+    @property
+    def address(self) -> str:
+        """What follows the colon in KIND:ADDRESS, or ''."""
 
     @staticmethod
     def missing() -> str:

@@ -110,6 +110,7 @@ class ProfileReport:
             yield str(self.latency)
         if counted := [each for each in self.files if each.instructions]:
             yield _instructions(counted)
+            yield f"executed by one inference on {self.before.cpu}: counted, not timed"
         yield from (f"warning: {line}" for line in self.warnings)
         for each in self.files:
             if each.delegate and each.delegate["applied"]:
@@ -146,14 +147,12 @@ class ProfileReport:
 
 def _instructions(files: list[ProfiledFile]) -> str:
     """One line for each file: total, how many times fewer than the last, the largest classes."""
-    rows, last = [], files[-1].instructions
+    rows, baseline = [], files[-1]
     for each in files:
-        found = each.instructions
-        assert found and last
-        largest = sorted(found.classes.items(), key=lambda item: -item[1])[:_CLASSES]
-        ratio = "baseline" if each is files[-1] else f"{last.total / found.total:.2f}x"
-        kinds = ", ".join(f"{name} {count / found.total:.0%}" for name, count in largest)
-        rows.append([each.path, f"{found.total / 1e6:,.3f}", ratio, kinds])
-    head = ["file", "million instructions", "fewer", "of which"]
-    assert last
-    return f"{table(head, rows)}\nexecuted by one inference on {last.architecture}, counted, not timed"
+        assert each.instructions and baseline.instructions
+        total = each.instructions.total
+        largest = sorted(each.instructions.classes.items(), key=lambda item: -item[1])[:_CLASSES]
+        fewer = "baseline" if each is baseline else f"{baseline.instructions.total / total:.2f}x"
+        kinds = ", ".join(f"{name} {count / total:.0%}" for name, count in largest)
+        rows.append([each.path, f"{total / 1e6:,.3f}", fewer if len(files) > 1 else "", kinds])
+    return table(["file", "million instructions", "fewer", "of which"], rows)

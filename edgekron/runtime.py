@@ -14,7 +14,9 @@ from edgekron.operator_times import OperatorTimes
 class Session(Protocol):
     """A file loaded and ready to run; arrays are in the file's own layout."""
 
-    inputs: tuple[TensorInfo, ...]
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """Names, shapes and types, in the order of the file."""
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         """Outputs for these inputs, in the order of the file."""

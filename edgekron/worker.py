@@ -15,9 +15,10 @@ extent, dtype), the names of the `outputs`, and the `sha256` of a file that came
 request is an .npz of the inputs, named by their places `0`, `1`, .., and maybe of a number `runs`; its
 answer holds the outputs, named likewise, what the runs took in `nanoseconds`, and the most memory that the
 process has held, `peak_bytes`, where the system tells it. A request of `runs` alone repeats the last inputs,
-and is answered without the outputs: nothing large travels while latency is measured. A failure is answered
-by JSON with `error`; one to load ends the worker. When stdin closes, the worker ends at once, whatever it is
-doing. Arrays are in the layout of the file.
+and is answered without the outputs: nothing large travels while latency is measured. A request of inputs and
+`counted` is answered by `counted` alone: what an emulator that counts wrote before and after one run, a first
+one over. A failure is answered by JSON with `error`; one to load ends the worker. When stdin closes, the
+worker ends at once, whatever it is doing. Arrays are in the layout of the file.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ LIMIT = 1 << 32
 """Bytes of a frame; a longer one is no frame of ours."""
 PACKAGES = {"onnxruntime": "onnxruntime", "litert": "ai-edge-litert", "tflite-runtime": "tflite-runtime"}
 """Package that holds each runtime."""
+MARK = 0x454B5250
+"""An option of prctl that no kernel knows: an emulator that counts writes its counts to the file descriptor
+that is the argument (count.c below devices/)."""
 _HEADER = struct.Struct("<4sQ")
 _MODULES = {
     "onnxruntime": "onnxruntime",
@@ -273,10 +277,14 @@ def _converse(runtime: str, model: str, threads: int, limit: int, out: BinaryIO)
         _end_after(limit)
         try:
             request = unpack(requests.get())
-            runs, repeated = int(request.pop("runs", 1)), bool(inputs and not request)
+            counted, runs = request.pop("counted", None) is not None, int(request.pop("runs", 1))
+            repeated = bool(inputs and not request)
             if not repeated:
                 inputs = _inputs(network, request)
-            answer = _answer(network, inputs, runs, silent=repeated)
+            if counted:
+                answer = pack({"counted": _counted(network, inputs)})
+            else:
+                answer = _answer(network, inputs, runs, silent=repeated)
         except Exception as error:
             answer = json.dumps({"error": _failure(error)}).encode()
         write_frame(out, answer)
@@ -301,6 +309,19 @@ def _answer(network: Network, inputs: list[Any], runs: int, *, silent: bool) -> 
     elapsed = time.perf_counter_ns() - start
     told = {} if silent else {str(k): y for k, y in enumerate(outputs)}
     return pack({**told, "nanoseconds": elapsed, **_peak()})
+
+
+def _counted(network: Network, inputs: list[Any]) -> str:
+    """What the emulator writes; nothing if there is none."""
+    prctl = import_module("ctypes").CDLL(None).prctl
+    source, target = os.pipe()
+    network.run(inputs)  # the first run allocates
+    prctl(MARK, target)
+    network.run(inputs)
+    prctl(MARK, target)
+    os.close(target)
+    with os.fdopen(source) as file:
+        return file.read()
 
 
 def _peak() -> dict[str, int]:

@@ -78,6 +78,11 @@ class WorkerSession:
         """Not counted where a worker runs as it is."""
         return None
 
+    def counted(self, inputs: Sequence[Array]) -> str:
+        """What an emulator that counts wrote before and after one run, a first one over; '' without one."""
+        self._held = None
+        return str(self._request(pack({**_numbered(inputs), "counted": True}))["counted"])
+
     def peak_bytes(self) -> int | None:
         """What the worker told of itself after the last run."""
         return self._peak

@@ -38,7 +38,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def test_the_wheel_holds_the_packages_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
     assert {name.split("/")[0] for name in names} == {
-        *("edgekron", "edgekron_adb", "edgekron_onnx", "edgekron_ssh", "edgekron_tflite"),
+        *("edgekron", "edgekron_adb", "edgekron_onnx", "edgekron_qemu", "edgekron_ssh", "edgekron_tflite"),
         "edgekron-0.1.0.dist-info",
     }
     for name in (
@@ -51,6 +51,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: zipfile.ZipFile) -
         "edgekron_adb/py.typed",
         "edgekron_onnx/exporter.py",
         "edgekron_onnx/py.typed",
+        "edgekron_qemu/py.typed",
         "edgekron_ssh/py.typed",
         "edgekron_tflite/rewrite.py",
         "edgekron_tflite/py.typed",
@@ -64,9 +65,8 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: zipfile.ZipFile) -
 
 
 def test_every_module_of_the_checkout_is_in_the_wheel(wheel: zipfile.ZipFile) -> None:
-    places = ["edgekron", *(f"exporters/edgekron_{name}" for name in ("onnx", "tflite"))]
-    places += [f"devices/edgekron_{name}" for name in ("adb", "ssh")]
-    packages = [ROOT / place for place in places]
+    rooms = [*(ROOT / "exporters").glob("edgekron_*"), *(ROOT / "devices").glob("edgekron_*")]
+    packages = [ROOT / "edgekron", *rooms]
     modules = {
         str(path.relative_to(package.parent)) for package in packages for path in package.rglob("*.py")
     }
@@ -101,6 +101,7 @@ def test_metadata_of_the_wheel(wheel: zipfile.ZipFile) -> None:
         "litert = edgekron_tflite.runtime:LiteRuntime",
         "adb = edgekron_adb.device:AdbDevice",
         "host = edgekron.host_device:HostDevice",
+        "qemu = edgekron_qemu.device:QemuDevice",
         "ssh = edgekron_ssh.device:SshDevice",
     ):
         assert line in points
@@ -166,7 +167,14 @@ def test_public_names_in_fresh_interpreters() -> None:
 
 
 def test_every_module_says_what_it_is_for() -> None:
-    for name in ("edgekron", "edgekron_adb", "edgekron_onnx", "edgekron_ssh", "edgekron_tflite"):
+    for name in (
+        "edgekron",
+        "edgekron_adb",
+        "edgekron_onnx",
+        "edgekron_qemu",
+        "edgekron_ssh",
+        "edgekron_tflite",
+    ):
         package = importlib.import_module(name)
         for found in pkgutil.walk_packages(package.__path__, f"{name}."):
             assert importlib.import_module(found.name).__doc__, found.name

@@ -14,7 +14,7 @@ from edgekron.errors import MissingExtraError, UsageError
 def test_names() -> None:
     assert plugins.names("exporters") == ["onnx", "tflite"]
     assert plugins.names("runtimes") == ["litert", "onnxruntime"]
-    assert plugins.names("devices") == ["host", "ssh"]
+    assert plugins.names("devices") == ["adb", "host", "qemu", "ssh"]
 
 
 def test_what_a_plug_in_says_of_itself() -> None:
@@ -58,7 +58,7 @@ def test_an_unknown_runtime() -> None:
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("shh:pi", {}, "unknown device 'shh': known are host, ssh. Did you mean 'ssh'?"),
+        ("shh:pi", {}, "unknown device 'shh': known are adb, host, qemu, ssh. Did you mean 'ssh'?"),
         ("host", {"python": "p"}, "device 'host' has no option 'python': it has none."),
         (
             "ssh:pi",

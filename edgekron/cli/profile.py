@@ -40,7 +40,8 @@ def profile(
         str,
         typer.Option(
             metavar="KIND[:ADDRESS]|NAME|all",
-            help="host, ssh:[USER@]HOST[:PORT], a name in the fleet file, or all of them.",
+            help="host, ssh:[USER@]HOST[:PORT], adb[:SERIAL], qemu:CORE (cortex-a53, cortex-a76 or "
+            "cortex-a710), a name in the fleet file, or all of them.",
         ),
     ] = "host",
     option: Annotated[
@@ -83,6 +84,10 @@ def profile(
       edgekron profile model.onnx --baseline dense.onnx --reference model.pt
 
       edgekron profile model.tflite --baseline dense.tflite --device ssh:pi@board --option python=bin/python
+
+      edgekron profile model.onnx --baseline dense.onnx --device adb --option runner=phone/
+
+      edgekron profile model.onnx --baseline dense.onnx --device qemu:cortex-a76
 
       edgekron profile small.onnx tiny.onnx --baseline dense.onnx --device all
     """

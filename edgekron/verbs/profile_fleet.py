@@ -57,7 +57,7 @@ class FleetReport:
             faster = [f"{costs[names[-1]] / costs[n]:.2f}x" if costs else "" for n in names[:-1]]
             ranks = "" if of_ranks is None else f"{of_ranks:.2f}"
             rows.append([name, unit, *cells, *faster, ranks, "passed" if report.passed else "FAILED"])
-        faster = [f"{name} fewer" for name in names[:-1]]
+        faster = [f"{names[-1]} / {name}" for name in names[:-1]]
         return table(["device", "", *names, *faster, "rank correlation", "parity"], rows, left=2)
 
     def _remarks(self) -> Iterable[str]:

@@ -1,0 +1,1 @@
+"""ARM cores under emulation: see `edgekron_qemu.device`."""
