@@ -23,7 +23,7 @@ mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
 # The head of an ELF file: 64 bits, little-endian, executable or shared object, EM_AARCH64.
 magic="\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00"
 mask="\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff"
-printf "%s\n" ":aarch64:M::$magic:$mask:$DIR/host/usr/bin/qemu-aarch64:OCF" \
+printf "%s\n" ":aarch64:M::$magic:$mask:$DIR/qemu:OCF" \
     > /proc/sys/fs/binfmt_misc/register
 ip link set lo up
 mount --bind "$phone" "$phone"
