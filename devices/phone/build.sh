@@ -5,7 +5,7 @@
 #
 #   sh build.sh DIR
 #
-# It downloads 210 MB in this moment, and at no other: packages of Debian 12 from the mirror that apt is set
+# It downloads 230 MB in this moment, and at no other: packages of Debian 12 from the mirror that apt is set
 # to (or DEBIAN_MIRROR), whose signatures apt checks; wheels by $PYTHON -m pip (python3), whose sums are in the
 # .txt files beside this one. Nothing is installed in the system.
 set -eu
