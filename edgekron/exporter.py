@@ -29,7 +29,8 @@ class ExportOptions:
     opset: of ONNX; dynamic_batch: the file takes any batch; layout: of 4-D inputs and outputs, by default
     what the format prefers; at_load: layers that run dense are stored as their factors, which the
     runtime multiplies when it opens the file, where the format has a way to say so; precision: of the
-    numbers in the file; io: of its inputs and outputs if that is int8.
+    numbers in the file; io: of its inputs and outputs if that is int8; rebalance: the free scales
+    between factors are chosen for int8 (see ``edgekron.equalisation``).
     """
 
     opset: int | None = None
@@ -38,6 +39,7 @@ class ExportOptions:
     at_load: bool = False
     precision: Precision = "fp32"
     io: Ends = "float"
+    rebalance: bool = False
 
     def __post_init__(self) -> None:
         require_precision(self.precision)

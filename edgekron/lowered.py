@@ -20,13 +20,14 @@ def step_weights(plan: Plan, factors: Factors) -> list[Tensor]:
     """The constants of the plan's products, in the order of its steps. Differentiable."""
     merged = pad_ranks(merge(factors, plan.merges), dict(plan.ranks)).tensors
     return [
-        _constant(step.weight, merged[step.weight.factor])
+        constant(step.weight, merged[step.weight.factor])
         for step in plan.steps
         if isinstance(step, Convolve | MatMul)
     ]
 
 
-def _constant(weight: Weight, factor: Tensor) -> Tensor:
+def constant(weight: Weight, factor: Tensor) -> Tensor:
+    """The value of a factor as a product takes it."""
     value = factor.reshape(weight.view).permute(weight.axes).reshape(weight.shape)
     return value.flip(tuple(range(2, value.dim()))) if weight.flips else value
 
@@ -151,10 +152,21 @@ class LoweredLayer(nn.Module):
             self.register_buffer(name, weight.detach().clone().contiguous())
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
 
+    @property
+    def weights(self) -> list[Tensor]:
+        """The constants of the plan's products, in the order of its steps."""
+        return [cast(Tensor, getattr(self, name)) for name in self._names]
+
+    def enter(self, x: Tensor) -> Tensor:
+        """x: (N, C, size..) or (.., C) -> what the plan takes."""
+        if not self.plan.convolution.size:
+            return x.reshape(-1, x.shape[-1])
+        return x.movedim(1, -1) if self.plan.layout == "nhwc" else x
+
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, C, size..) or (.., C) -> (N, F, out..) or (.., F)."""
         bias = cast("Tensor | None", self.bias)
-        weights = [cast(Tensor, getattr(self, name)) for name in self._names]
+        weights = self.weights
         size = self.plan.convolution.size
         channels = self.plan.structure.weight_shape[1] * self.plan.convolution.groups
         if tuple(x.shape[1:] if size else x.shape[-1:]) != (channels, *size):

@@ -163,6 +163,11 @@ class ParityReport:
         """The row with the largest max_abs_error / limit; NaN and Inf come first."""
         return max(self.rows, key=lambda row: (not row.passed, row.severity))
 
+    @property
+    def least_sqnr(self) -> float:
+        """In dB; -Inf if any value is NaN or Inf."""
+        return min(-math.inf if math.isnan(row.sqnr) else row.sqnr for row in self.rows)
+
     def summary(self) -> str:
         """Say in one line whether parity holds, and name the worst row."""
         floors = f", {self.tolerance.floors}" if self.tolerance.floors else ""

@@ -116,6 +116,9 @@ def export(
     io: Annotated[
         EndsName, typer.Option(help="Numbers of inputs and outputs of an int8 file; int8 is for TFLite.")
     ] = EndsName.float,
+    no_rebalance: Annotated[
+        bool, typer.Option("--no-rebalance", help="int8: leave the scales between factors as they are.")
+    ] = False,
     inputs: Inputs = None,
     data: CalibrationData = None,
     calibration_samples: CalibrationSamples = 128,
@@ -181,6 +184,7 @@ def export(
                 layout=layout.value if layout and (name == "tflite" or len(targets) == 1) else None,
                 precision=precision.value,
                 io=io.value,
+                rebalance=not no_rebalance,
                 inputs=inputs or (),
                 data=read_data(data, checkpoint),
                 samples=calibration_samples,

@@ -12,9 +12,11 @@ import numpy as np
 
 from edgekron import bundled, plugins
 from edgekron.checkpoint import read_checkpoint
+from edgekron.choice import PlanChoice
 from edgekron.cifar10 import load, normalise
 from edgekron.errors import UsageError
-from edgekron.latency import LatencyReport
+from edgekron.latency import LatencyReport, SpeedUp
+from edgekron.precision import Precision
 from edgekron.progress import Progress, silent
 from edgekron.table import table
 from edgekron.verbs.bench import bench
@@ -23,6 +25,13 @@ from edgekron.verbs.open import open_artifact
 
 CHECKOUT_IMAGES = Path(__file__).parents[2] / "benchmarks" / "data"
 """200 test images, in a source checkout only: CIFAR-10 has no licence to ship them in a package."""
+
+
+_VARIANTS: tuple[tuple[PlanChoice, Precision], ...] = (
+    *(("dense", "fp32"), ("auto", "fp32"), ("auto", "fp16")),
+    *(("dense", "int8"), ("auto", "int8")),
+)
+"""Files of each format; the first is the baseline. Those in int8 need images."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,7 @@ class DemoReport:
             for row in self.rows
         ]
         smaller = self.rows[0].size / self.rows[1].size
+        quantized = [f"{name} {speedup}" for name, speedup in self.int8_speedups.items()]
         what = (
             f"accuracy on {self.images:,} CIFAR-10 test images"
             if self.images
@@ -84,16 +94,31 @@ class DemoReport:
             table(head, rows, left=2),
             f"{smaller:.1f}x smaller file; latency of one image on one thread; max error of the outputs "
             f"relative to their range, against PyTorch; {what}",
+            *([f"speed-up against the dense network in int8: {', '.join(quantized)}"] if quantized else []),
             f"{self.latency[0].machine['cpu']}, {self.latency[0].rounds} interleaved rounds",
         ]
         lines += [f"warning: {text}" for report in self.latency for text in report.warnings]
         return "\n".join(lines)
+
+    @property
+    def int8_speedups(self) -> dict[str, SpeedUp]:
+        """Of the compressed network against the dense one where both are int8, by runtime."""
+        found = {}
+        for report in self.latency:
+            dense, small = (
+                next((c.name for c in report.candidates if Path(c.name).stem == stem), None)
+                for stem in (_stem("dense", "int8"), _stem("auto", "int8"))
+            )
+            if dense and small:
+                found[Path(small).name] = report.against(dense)[small].speedup
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types, with the raw samples."""
         return {
             "rows": [asdict(row) for row in self.rows],
             "images": self.images,
+            "int8_speedups": {name: asdict(speedup) for name, speedup in self.int8_speedups.items()},
             "latency": [report.to_json() for report in self.latency],
         }
 
@@ -107,6 +132,8 @@ def demo(
     progress: Progress = silent,
 ) -> DemoReport:
     """Export the bundled compressed ResNet-18 and its densified twin, verify, time and score them.
+
+    In fp32, the compressed one in fp16, and both in int8, calibrated with 128 of the images.
 
     folder: keeps the files (default: nowhere); cifar10: folder of the test set (default: 200 images
     of a source checkout, else no accuracy); seconds: of measurement per format.
@@ -123,7 +150,9 @@ def demo(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot make the folder {folder}: {error.strerror}") from error
-    steps, done, rows, latencies = 4 * len(formats), 0, [], []
+    samples = None if pixels is None else normalise(pixels)
+    variants = [each for each in _VARIANTS if each[1] != "int8" or samples is not None]
+    steps, done, rows, latencies = (len(variants) + 2) * len(formats), 0, [], []
 
     def step(what: str) -> None:
         nonlocal done
@@ -131,22 +160,26 @@ def demo(
         done += 1
 
     for format in formats:
-        exports: dict[str, ExportReport] = {}
-        for plan in ("dense", "auto"):
-            path = folder / f"resnet18_{'dense' if plan == 'dense' else 'kronecker'}.{format}"
+        exports: list[ExportReport] = []
+        for plan, precision in variants:
+            path = folder / f"{_stem(plan, precision)}.{format}"
             step(f"exporting {path.name}")
-            exports[plan] = export(
-                checkpoint.model,
-                path,
-                example_inputs=checkpoint.example_inputs(),
-                plan=plan,
-                force=True,
-                source=checkpoint,
+            exports.append(
+                export(
+                    checkpoint.model,
+                    path,
+                    example_inputs=checkpoint.example_inputs(),
+                    plan=plan,
+                    precision=precision,
+                    data=samples if precision == "int8" else None,
+                    force=True,
+                    source=checkpoint,
+                )
             )
         step(f"measuring {format}")
-        latencies.append(bench([report.path for report in exports.values()], seconds=seconds))
+        latencies.append(bench([report.path for report in exports], seconds=seconds))
         step(f"scoring {format}")
-        for report in exports.values():
+        for report in exports:
             measured = latencies[-1][str(report.path)]
             assert report.parity is not None
             rows.append(
@@ -157,13 +190,19 @@ def demo(
                     report.manifest.parameters[1],
                     report.manifest.macs[1],
                     measured.median,
-                    "baseline" if report is exports["dense"] else str(measured.speedup),
+                    "baseline" if report is exports[0] else str(measured.speedup),
                     report.parity.worst.relative_error,
-                    None if pixels is None else accuracy(report.path, normalise(pixels), labels),
+                    None if samples is None else accuracy(report.path, samples, labels),
                 )
             )
     progress("done", steps, steps)
     return DemoReport(tuple(rows), 0 if pixels is None else len(pixels), tuple(latencies))
+
+
+def _stem(plan: PlanChoice, precision: Precision) -> str:
+    """Name of a file without its suffix."""
+    kind = "dense" if plan == "dense" else "kronecker"
+    return f"resnet18_{kind}" if precision == "fp32" else f"resnet18_{kind}_{precision}"
 
 
 def accuracy(path: Path, images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any] | None) -> float:

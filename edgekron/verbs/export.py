@@ -14,7 +14,7 @@ from typing import Any, Protocol, assert_never
 from torch import Tensor, nn
 
 from edgekron import __version__, plugins
-from edgekron.artifact import LayerRecord, Manifest, PlanRecord, StepRecord, TensorInfo, checksum
+from edgekron.artifact import Array, LayerRecord, Manifest, PlanRecord, StepRecord, TensorInfo, checksum
 from edgekron.calibration import SAMPLES, Data, read_calibration
 from edgekron.choice import Accept, Choice, ChoiceOptions, Choose, Guard, Layer, PlanChoice, by_cost, dense
 from edgekron.delegation import DelegationReport
@@ -53,6 +53,23 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
+class Rebalancing:
+    """Least SQNR of the outputs in dB, with the scales between factors chosen for int8 and as they were."""
+
+    with_it: float
+    without: float
+
+    @property
+    def helps(self) -> bool:
+        """Whether the file is written with it."""
+        return self.with_it > self.without
+
+    def __str__(self) -> str:
+        taken = "taken" if self.helps else "left out"
+        return f"rebalancing {taken}: SQNR {self.with_it:.1f} dB with it, {self.without:.1f} without"
+
+
+@dataclass(frozen=True)
 class ExportReport:
     """The artifact that was written, and what was found on the way."""
 
@@ -64,6 +81,7 @@ class ExportReport:
     warnings: tuple[str, ...]
     seconds: float
     delegation: DelegationReport | None = None
+    rebalancing: Rebalancing | None = None
 
     def __str__(self) -> str:
         m = self.manifest
@@ -74,6 +92,7 @@ class ExportReport:
             f"{len(m.layers)} compressed layers",
             self.parity.summary() if self.parity else "parity not verified",
         ]
+        lines += [str(each) for each in (self.rebalancing,) if each]
         lines += [self.delegation.summary()] if self.delegation else []
         return "\n".join(lines + [f"warning: {text}" for text in self.warnings])
 
@@ -87,6 +106,7 @@ class ExportReport:
             "parity": self.parity.to_json() if self.parity else None,
             "warnings": list(self.warnings),
             "delegation": self.delegation.to_json() if self.delegation else None,
+            "rebalancing": asdict(self.rebalancing) if self.rebalancing else None,
             "seconds": self.seconds,
         }
 
@@ -106,6 +126,7 @@ def export(
     layout: Layout | None = None,
     precision: Precision = "fp32",
     io: Ends = "float",
+    rebalance: bool = True,
     inputs: Sequence[str | Path] = (),
     data: Data | None = None,
     samples: int = SAMPLES,
@@ -128,7 +149,8 @@ def export(
     opens the file, 'off' keeps all compressed. opset: of ONNX, 18 by default; layout: of images in the file,
     by default what the format prefers. precision: 'fp16' stores weights in half precision, and computes in
     float32; 'int8' quantizes weights and activations, and needs data; io: the numbers in which such a TFLite
-    file takes its inputs and gives its outputs. inputs: .npz files to verify on, besides seeded random
+    file takes its inputs and gives its outputs; rebalance: choose the free scales between the factors of an
+    int8 file, where that raises the SQNR. inputs: .npz files to verify on, besides seeded random
     inputs; data, samples: likewise, see ``edgekron.calibration``; atol, rtol: see
     ``edgekron.parity.Tolerance``, rtol by default what suits the precision; min_sqnr: dB that outputs must
     reach, 30 by default in int8. A file in int8 is verified on the data and the .npz files only.
@@ -165,15 +187,25 @@ def export(
         reasons[choice.plan] = choice.why
         return choice
 
+    def convert(options: ExportOptions) -> tuple[Exported, Manifest]:
+        exported = exporter.export(model, tensors, options, choose_and_note, calibration)
+        return exported, _manifest(model, tensors, infos, exporter, exported, how, options, source)
+
     progress("converting", 0, 3)
-    exported = exporter.export(model, tensors, options, choose_and_note, calibration)
-    manifest = _manifest(model, tensors, infos, exporter, exported, how, options, source)
+    exported, manifest = convert(options)
     progress("verifying", 1, 3)
-    report = None
+    report = rebalancing = None
     if verify:
         trials = all_trials(infos, inputs, precision, calibration)
+        expected = reference_outputs(model, trials)
         try:
-            report = _verify(model, exporter, exported, manifest, trials, tolerance)
+            report = _verify(exporter, exported, manifest, trials, expected, tolerance)
+            if precision == "int8" and rebalance and _has_factors(exported):
+                other = convert(replace(options, rebalance=True))
+                again = _verify(exporter, *other, trials, expected, tolerance)
+                rebalancing = Rebalancing(again.least_sqnr, report.least_sqnr)
+                if rebalancing.helps:
+                    (exported, manifest), report = other, again
             if not report.passed:
                 raise ParityError(report.summary())
         except ParityError as error:
@@ -191,7 +223,13 @@ def export(
     left = delegation.warnings() if delegation else ()
     unmeasured = (_UNMEASURED,) if precision == "int8" and exported.plans else ()
     warnings = (*_densified(exported, reasons), *notes, *exported.warnings, *unmeasured, *left)
-    return ExportReport(path, len(data), checksum(data), manifest, report, warnings, seconds, delegation)
+    return ExportReport(
+        path, len(data), checksum(data), manifest, report, warnings, seconds, delegation, rebalancing
+    )
+
+
+def _has_factors(exported: Exported) -> bool:
+    return any(not plan.is_dense for plans in exported.plans.values() for plan in plans)
 
 
 def _delegation(exporter: Exporter, exported: Exported, *, required: bool) -> DelegationReport | None:
@@ -247,11 +285,11 @@ def _densified(exported: Exported, reasons: Mapping[Plan, str]) -> list[str]:
 
 
 def _verify(
-    model: nn.Module,
     exporter: Exporter,
     exported: Exported,
     manifest: Manifest,
     trials: Sequence[Trial],
+    expected: list[list[Array]],
     tolerance: Tolerance,
 ) -> ParityReport:
     with tempfile.TemporaryDirectory() as folder:
@@ -261,7 +299,7 @@ def _verify(
         outputs = session_outputs(session, trials, exported.layout)
         del session  # releases the file before the folder goes
     return compare(
-        reference_outputs(model, trials),
+        expected,
         outputs,
         tolerance=tolerance,
         names=exported.output_names,

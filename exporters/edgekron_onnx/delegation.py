@@ -54,6 +54,7 @@ REMEDIES = {
 }
 """What each reason code stands for, and what to do."""
 
+FLOAT = onnx.TensorProto.FLOAT
 Shapes = Mapping[str, Sequence[int]]
 
 
@@ -78,21 +79,22 @@ def report(model: onnx.ModelProto, optimized: onnx.ModelProto, *, blocked: bool)
 
 
 def _in_float(model: onnx.ModelProto, optimized: onnx.ModelProto) -> set[str]:
-    """First outputs of the nodes of a quantized model that compute with floats all the same."""
+    """First outputs of the nodes of a quantized model that take floats all the same.
+
+    Those that only move data count between a step out of int8 and one back.
+    """
+    nodes = optimized.graph.node
     if all(node.op_type != "QuantizeLinear" for node in model.graph.node):
         return set()
-    floats = {
-        value.name
-        for value in optimized.graph.input
-        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-    }
-    found = set()
-    for node in optimized.graph.node:
-        if node.op_type == "DequantizeLinear" or (
-            node.op_type != "QuantizeLinear" and floats & {*node.input}
-        ):
-            floats.update(node.output)
-            if node.op_type != "DequantizeLinear" and node.op_type not in MOVERS:
+    back = {node.input[0] for node in nodes if node.op_type == "QuantizeLinear"}
+    floats = {value.name for value in optimized.graph.input if value.type.tensor_type.elem_type == FLOAT}
+    dequantized, found = set[str](), set[str]()
+    for node in nodes:
+        if node.op_type in ("DequantizeLinear", "QuantizeLinear"):
+            dequantized.update(node.output if node.op_type == "DequantizeLinear" else ())
+        elif (floats | dequantized) & {*node.input}:
+            (dequantized if dequantized & {*node.input} else floats).update(node.output)
+            if node.op_type not in MOVERS or (back & dequantized & {*node.output}):
                 found.add(node.output[0])
     return found
 

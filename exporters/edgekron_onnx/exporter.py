@@ -15,6 +15,7 @@ from edgekron import __version__
 from edgekron.artifact import Manifest
 from edgekron.calibration import Calibration
 from edgekron.choice import Choose, by_cost
+from edgekron.equalisation import equalise
 from edgekron.errors import UnsupportedError, UsageError
 from edgekron.exporter import Exported, ExportOptions, Exposed, Operator, needed, numbered
 from edgekron.layers import KroneckerLayer
@@ -71,6 +72,9 @@ class OnnxExporter:
         if options.layout == "nhwc":
             raise UsageError("--layout nhwc is for TFLite; ONNX files keep PyTorch's nchw")
         lowered, plans = lower(model, inputs, layout=self.plan_layout, choose=choose, planned=self.plans)
+        batch = 1 if options.dynamic_batch else inputs[0].shape[0]
+        if options.rebalance:
+            equalise(lowered, needed(calibration), batch)
         names = numbered("input", len(inputs))
         with torch.no_grad():
             results = lowered(*inputs)
@@ -86,7 +90,6 @@ class OnnxExporter:
             case "int8":
                 from edgekron_onnx.quantization import quantize  # slow to import
 
-                batch = 1 if options.dynamic_batch else inputs[0].shape[0]
                 proto = quantize(proto, needed(calibration), batch)
             case _:
                 assert_never(options.precision)

@@ -121,7 +121,7 @@ def _convolve_norms(model: onnx.ModelProto) -> None:
         epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
         scale = weight / np.sqrt(variance + np.float32(epsilon))
         ones = [1] * (ranks[node.input[0]] - 2)
-        own = {"scale": scale.reshape(-1, 1, *ones), "shift": bias - mean * scale}
+        own = {"kernel": scale.reshape(-1, 1, *ones), "bias": bias - mean * scale}
         names = [f"{node.output[0]}_{each}" for each in own]
         for name, value in zip(names, own.values(), strict=True):
             model.graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), name))

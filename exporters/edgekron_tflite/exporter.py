@@ -18,6 +18,7 @@ from torch import nn
 from edgekron.artifact import Manifest, to_layout
 from edgekron.calibration import Calibration
 from edgekron.choice import Choose, by_cost
+from edgekron.equalisation import equalise
 from edgekron.errors import UnsupportedError, UsageError
 from edgekron.exporter import Exported, ExportOptions, Exposed, Operator, needed, numbered
 from edgekron.factors import Factors
@@ -84,6 +85,9 @@ class TfliteExporter:
         lowered, plans = lower(
             model, inputs, layout=self.plan_layout, choose=choose, accept=self.accepts, planned=self.plans
         )
+        batch = 1 if options.dynamic_batch else inputs[0].shape[0]
+        if options.rebalance:
+            equalise(lowered, needed(calibration), batch)
         images = [k for k, x in enumerate(inputs) if x.dim() == 4]
         with torch.no_grad():
             results = lowered(*inputs)
@@ -110,7 +114,6 @@ class TfliteExporter:
             case "int8":
                 from edgekron_tflite.quantization import quantize  # slow to import
 
-                batch = 1 if options.dynamic_batch else inputs[0].shape[0]
                 tree = quantize(pack(tree), _laid_out(needed(calibration), layout), batch, options.io)
                 warnings = (*warnings, _UNDELEGATED_INT8)
             case _:

@@ -265,6 +265,7 @@ def test_options_of_export(folder: Path, run: Run) -> None:
         "cpu": "x86-64",
         "precision": "fp32",
         "io": "float",
+        "rebalance": False,
     }
     assert report["manifest"]["inputs"] == [{"name": "input", "shape": [2, 3, 8, 8], "dtype": "float32"}]
     result = run("export", *common, "-f", "onnx", "-f", "tflite", "--layout", "nchw", "--opset", 19, "--json")

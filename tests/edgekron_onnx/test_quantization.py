@@ -24,7 +24,7 @@ from edgekron.exporter import Exported, ExportOptions
 from edgekron.parity import compare
 from edgekron_onnx.exporter import OnnxExporter
 from edgekron_onnx.runtime import OnnxRuntime
-from tests.samples import POINTWISE_FIRST, classifier, convolution
+from tests.samples import FOLDED, POINTWISE_FIRST, classifier, convolution
 
 EXPORTER = OnnxExporter()
 INT8 = ExportOptions(precision="int8")
@@ -79,16 +79,16 @@ def test_the_bundled_network(tmp_path: Path) -> None:
 
 def test_layers_of_every_form(tmp_path: Path) -> None:
     """Convolutions, matrix products on either side, transposes; a batch of two."""
-    model = nn.Sequential(
-        nn.Conv2d(3, 8, 1), nn.ReLU(), convolution(POINTWISE_FIRST), nn.ReLU(), *list(classifier())[3:]
-    ).eval()
+    front = [nn.Conv2d(3, 8, 1), nn.ReLU(), convolution(POINTWISE_FIRST), nn.ReLU()]
+    folded = [convolution(FOLDED), nn.BatchNorm2d(8), nn.MaxPool2d(1), *list(classifier())[3:]]
+    model = nn.Sequential(*front, *folded).eval()
     exported = export(model, SAMPLES, batch=2)
     steps = " ".join(str(plan) for plans in exported.plans.values() for plan in plans)
     assert "matmul left" in steps and "permute" in steps
     assert sqnr(model, exported.data, SAMPLES, batch=2) > 25
     assert set(optimised(exported.data, tmp_path)) <= {
         *("QLinearConv", "QLinearMatMul", "QLinearGlobalAveragePool", "QGemm", "QLinearAdd"),
-        *("QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape"),
+        *("QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "NhwcMaxPool"),
     }
 
 
@@ -113,6 +113,22 @@ def test_an_operator_that_stays_in_float_is_reported(tmp_path: Path) -> None:
     left = delegation(export(model, SAMPLES).data, tmp_path)
     assert left and {code for _, code in left} == {"float-operator"}
     assert not {"QLinearConv", "QuantizeLinear"} & {operator for operator, _ in left}
+
+
+class Padded(nn.Module):
+    """Channels are padded between two convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        after: torch.Tensor = self.second(nn.functional.pad(self.first(x), (0, 0, 0, 0, 0, 4)))
+        return after
+
+
+def test_moving_data_in_float_between_int8_is_reported(tmp_path: Path) -> None:
+    assert delegation(export(Padded().eval(), SAMPLES).data, tmp_path) == [("Pad", "float-operator")]
 
 
 def test_the_same_data_give_the_same_file() -> None:

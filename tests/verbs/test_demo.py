@@ -66,29 +66,33 @@ def test_the_whole_story(images: Path, tmp_path: Path) -> None:
         seconds=0.02,
         progress=lambda *step: seen.append(step),
     )
-    assert sorted(os.listdir(tmp_path / "kept" / "here")) == [
-        *("resnet18_dense.onnx", "resnet18_dense.tflite"),
-        *("resnet18_kronecker.onnx", "resnet18_kronecker.tflite"),
+    names = ("dense", "kronecker", "kronecker_fp16", "dense_int8", "kronecker_int8")
+    expected = [
+        (f"resnet18_{name}.{format}", runtime)
+        for format, runtime in (("onnx", "onnxruntime"), ("tflite", "litert"))
+        for name in names
     ]
-    assert [(row.file, row.runtime) for row in report.rows] == [
-        ("resnet18_dense.onnx", "onnxruntime"),
-        ("resnet18_kronecker.onnx", "onnxruntime"),
-        ("resnet18_dense.tflite", "litert"),
-        ("resnet18_kronecker.tflite", "litert"),
-    ]
-    dense, small = report.rows[:2]
+    assert sorted(os.listdir(tmp_path / "kept" / "here")) == sorted(name for name, _ in expected)
+    assert [(row.file, row.runtime) for row in report.rows] == expected
+    dense, small, half, dense_int8, int8 = report.rows[:5]
+    assert small.size > half.size and dense.size > 3 * dense_int8.size and int8.max_error < 0.1
+    assert list(report.int8_speedups) == [f"resnet18_kronecker_int8.{f}" for f in ("onnx", "tflite")]
+    ratio = report.latency[0].against(str(tmp_path / "kept" / "here" / dense_int8.file))
+    assert report.int8_speedups[int8.file] == ratio[str(tmp_path / "kept" / "here" / int8.file)].speedup
     assert dense.parameters - small.parameters == 64 * 64 * 9 - 2 * 4 * 64 * 3
     assert dense.size > 2 * small.size and dense.macs > small.macs
     assert dense.speedup == "baseline" and small.speedup[0].isdigit()
-    assert all(row.max_error < 1e-5 and row.latency > 0 and row.accuracy == 75 for row in report.rows)
+    floats = [row for row in report.rows if "int8" not in row.file]
+    assert all(row.latency > 0 and row.accuracy == 75 for row in floats)
+    assert all(row.max_error < (2e-3 if "fp16" in row.file else 1e-5) for row in floats)
     text = str(report)
     assert "accuracy on 20 CIFAR-10 test images" in text
     assert f"{dense.size / small.size:.1f}x smaller file" in text
     assert text.splitlines()[1].split()[:2] == ["resnet18_dense.onnx", "onnxruntime"]
     content = json.loads(json.dumps(report.to_json(), allow_nan=False))
-    assert (content["images"], len(content["rows"]), len(content["latency"])) == (20, 4, 2)
-    assert [done for _, done, _ in seen] == list(range(9))
-    assert seen[-1] == ("done", 8, 8)
+    assert (content["images"], len(content["rows"]), len(content["latency"])) == (20, 10, 2)
+    assert [done for _, done, _ in seen] == list(range(15))
+    assert seen[-1] == ("done", 14, 14)
 
 
 @pytest.mark.usefixtures("small")
@@ -97,7 +101,10 @@ def test_without_images_and_without_a_folder(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.chdir(tmp_path)
     report = demo(formats=("onnx",), seconds=0)
     assert isinstance(report, DemoReport)
-    assert [row.accuracy for row in report.rows] == [None, None]
+    assert [row.file for row in report.rows] == [
+        *("resnet18_dense.onnx", "resnet18_kronecker.onnx", "resnet18_kronecker_fp16.onnx")
+    ]
+    assert {row.accuracy for row in report.rows} == {None} and report.int8_speedups == {}
     assert "no images for the accuracy: name a folder with test_batch.bin by --cifar10" in str(report)
     assert os.listdir(tmp_path) == []
 

@@ -28,6 +28,8 @@ from edgekron.errors import (
     UsageError,
 )
 from edgekron.exporter import Exported
+from edgekron.layers import KroneckerConv2d
+from edgekron.lowered import LoweredLayer
 from edgekron.verbs.export import ExportReport, export
 from edgekron.verbs.open import open_artifact
 from edgekron_onnx.exporter import OnnxExporter
@@ -93,7 +95,7 @@ def test_the_manifest(format: str, layout: str, reports: dict[str, ExportReport]
     assert [step.text.split()[0] for step in m.layers["0"].plans[0].steps] == ["convolve", "convolve"]
     assert "stride" in " ".join(step.text for step in m.layers["2"].plans[0].steps)
     given = {"plan": "auto", "guard": "latency", "threads": 1, "opset": None, "dynamic_batch": False}
-    given |= {"precision": "fp32", "io": "float"}
+    given |= {"precision": "fp32", "io": "float", "rebalance": False}
     assert m.options == {**given, "layout": None, "at_load": False, "cpu": "x86-64"}
     assert m.parity and m.parity["summary"] == reports[format].parity.summary()  # type: ignore[union-attr]
     assert 0 < m.parity["max_abs_error"] <= 1e-5 * m.parity["range"]
@@ -168,6 +170,63 @@ def test_int8_at_its_ends(tmp_path: Path) -> None:
     again = edgekron.verify(path, classifier(), data=samples, min_sqnr=20, layerwise=True)
     assert again.rows == report.parity.rows
     assert edgekron.bench([path], seconds=0)[str(path)].median > 0
+
+
+def badly_scaled() -> nn.Sequential:
+    """The same function as wide(), its ranks scaled over four decades."""
+    network, generator = wide(), torch.Generator().manual_seed(1)
+    for layer in network:
+        if isinstance(layer, KroneckerConv2d):
+            first, second = layer.values.tensors
+            scale = 10 ** (4 * torch.rand(len(first), 1, 1, 1, 1, generator=generator) - 2)
+            with torch.no_grad():
+                first.mul_(scale)
+                second.div_(scale)
+    return network
+
+
+@pytest.mark.parametrize("format", ["onnx", "tflite"])
+def test_rebalancing_restores_what_bad_scales_cost(format: str, tmp_path: Path) -> None:
+    data, shapes = features(16).numpy(), features()
+    reports = [
+        export(
+            model,
+            tmp_path / f"{k}.{format}",
+            example_inputs=shapes,
+            precision="int8",
+            data=data,
+            min_sqnr=10,
+        )
+        for k, model in enumerate((wide(), badly_scaled()))
+    ]
+    good, bad = (report.rebalancing for report in reports)
+    assert good and bad and bad.helps
+    assert bad.without < max(good.without, good.with_it) - 10
+    assert bad.with_it > max(good.without, good.with_it) - 1
+    assert reports[1].manifest.options["rebalance"] is True
+    assert reports[1].parity and reports[1].parity.least_sqnr == bad.with_it
+    assert f"rebalancing taken: SQNR {bad.with_it:.1f} dB with it, {bad.without:.1f} without" in str(
+        reports[1]
+    )
+    assert json.loads(json.dumps(reports[1].to_json()))["rebalancing"] == asdict(bad)
+
+
+def test_rebalancing_is_left_out_where_it_lowers_the_sqnr(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(network: nn.Module, calibration: object, batch: int) -> None:
+        for module in network.modules():
+            if isinstance(module, LoweredLayer):
+                module.weights[0].mul_(1.5)
+
+    monkeypatch.setattr("edgekron_onnx.exporter.equalise", spoil)
+    options = {"example_inputs": features(), "precision": "int8", "data": features(8).numpy(), "min_sqnr": 10}
+    report = export(wide(), tmp_path / "a.onnx", **options)  # type: ignore[arg-type]
+    assert report.rebalancing and not report.rebalancing.helps
+    assert report.manifest.options["rebalance"] is False
+    assert report.parity and report.parity.least_sqnr == report.rebalancing.without
+    plain = export(wide(), tmp_path / "b.onnx", rebalance=False, **options)  # type: ignore[arg-type]
+    assert plain.rebalancing is None and plain.parity and plain.parity.rows == report.parity.rows
 
 
 # ---- delegation
