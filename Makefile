@@ -1,5 +1,6 @@
 # make demo | test | parity | check: each works on a machine that has only Python >= 3.11, make and git.
 # make runtimes: old runtimes in environments of their own, below .runtimes; it needs Python 3.9 to 3.11.
+# make phone: profiles on a virtual phone, in .phone; it needs what make arm needs. make runner: ekrun.
 # make arm: ARM cores under emulation, in .arm; it needs Linux on x86-64, gcc, apt-get and dpkg-deb.
 PYTHON ?= python3
 VENV := .venv
@@ -18,7 +19,7 @@ export EDGEKRON_RUNTIMES ?= $(CURDIR)/.runtimes
 
 export EDGEKRON_ARM ?= $(CURDIR)/.arm
 
-.PHONY: demo test parity check runtimes arm clean
+.PHONY: demo test parity check runtimes arm runner phone clean
 
 demo: $(VENV)/.all
 	$(BIN)/edgekron demo
@@ -45,13 +46,29 @@ runtimes: $(ENVIRONMENTS)
 	$(@D)/bin/python -m pip install --disable-pip-version-check -q --no-deps --only-binary :all: -r $<
 	touch $@
 
+# The C runner of onnxruntime for devices without Python: TARGET is host, aarch64 or android.
+TARGET ?= host
+runner:
+	mkdir -p build
+	PYTHON=$(PYTHON) sh devices/edgekron_adb/runner/build.sh $(TARGET) build/ekrun-$(TARGET)
+
+# Whether the kernel allows it is asked first; if not, the tests are skipped with the reason.
+phone: $(VENV)/.dev
+	if sh devices/phone/allowed.sh; then $(MAKE) .phone/.made; fi
+	EDGEKRON_PHONE=$(CURDIR)/.phone $(BIN)/python -m pytest tests/edgekron_adb/test_phone.py -v
+
+.phone/.made: $(wildcard devices/phone/* devices/edgekron_adb/runner/*)
+	rm -rf .phone
+	PYTHON=$(CURDIR)/$(BIN)/python sh devices/phone/build.sh .phone
+	touch $@
+
 # ARM cores under emulation, for --device qemu:CORE, and the proof on them: minutes. See devices/README.md.
 arm: $(VENV)/.dev
 	sh devices/edgekron_qemu/arm/make.sh '$(EDGEKRON_ARM)' $(BIN)/python edgekron/worker.py
 	$(BIN)/python -m pytest tests/edgekron_qemu
 
 clean:
-	rm -rf $(VENV) .runtimes .arm .arm.partial .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) .runtimes .arm .arm.partial .phone .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 
 $(VENV)/.python:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "edgekron needs Python 3.11 or newer"'

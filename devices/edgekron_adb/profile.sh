@@ -20,10 +20,10 @@ and libonnxruntime.so for Android. They and the two files are pushed to a folder
   --threads N         of the runtime (1)
   --rounds N          in each, both files run, by turns first (10)
   --runs N            timed runs of a file in a round (50), after --warmup N untimed ones (10)
-  --cores WHICH       big: the biggest ones, as many as there are threads; all; or a mask such as f0 (big)
+  --cores WHICH       big: the biggest alike, or more if the threads are more; all; or a mask such as f0 (big)
   --cool SECONDS      how long to wait, before any round, for thermal status 0 and a battery of at most
   --celsius N         that many degrees (300 s; 40 degrees C)
-  --limit SECONDS     for one round of one file, and for one push (300)
+  --limit SECONDS     for one round of one file, for one push; and for any other call, if below 30 (300)
   --flags FLAGS       more for benchmark_model, for instance --use_gpu=true (--use_xnnpack=true)
   --out FOLDER        a new one, for raw samples and logs (edgekron-profile-DATE)
 
@@ -43,6 +43,7 @@ die() {
     exit "$code"
 }
 wrong() { die 2 "$*; see: sh profile.sh --help"; }
+nap() { sleep 0.2 2> /dev/null || sleep 1; } # some know whole seconds only
 whole() { case $2 in '' | *[!0-9]* | 0[0-9]*) wrong "$1 '$2': expected a whole number" ;; esac; }
 
 adb=adb serial=${ANDROID_SERIAL:-} threads=1 rounds=10 runs=50 warmup=10 cores=big
@@ -87,54 +88,40 @@ case $cores in
     '' | *[!0-9a-f]*) wrong "--cores '$cores': expected big, all, or a mask such as f0" ;;
 esac
 case $flags in *[!A-Za-z0-9_=.,\ /-]*) wrong "--flags '$flags': expected flags such as --use_gpu=true" ;; esac
-compressed=$1 dense=$2
+compressed=$1 dense=$2 brief=$((limit < 30 ? limit : 30))
 
-# limited SECONDS COMMAND..: ends the command after this time (exit code 124), or when this script is gone.
-limited() {
+# client SECONDS ARGUMENTS.. [3< INPUT]: of adb, which is ended (exit code 143) after this time, or when this
+# script is gone; fills $said. Not in $(..), or traps would wait; and no process that stays may keep this
+# script's stdout or stderr, or whoever reads them would wait for it.
+client() {
     seconds=$1
     shift
-    "$@" < /dev/null &
+    "$adb" "$@" <&3 > "$out/answer" 2>> "$out/log.txt" &
     call=$!
     (
-        while [ "$seconds" -gt 0 ] && kill -0 $$; do
+        while kill -0 "$call"; do
+            { [ $((seconds -= 1)) -ge 0 ] && kill -0 $$; } || kill "$call"
             sleep 1
-            seconds=$((seconds - 1))
         done
-        kill "$call"
-        exit 7
     ) > /dev/null 2>&1 &
-    watch=$!
-    wait "$call"
+    wait "$call" 2> /dev/null
     code=$?
     call=''
-    kill "$watch" 2> /dev/null
-    wait "$watch" 2> /dev/null
-    [ $? -ne 7 ] || code=124
-    return $code
-}
-# client SECONDS ARGUMENTS..: of adb; what it prints is in $said. No $(..) around it, or traps would wait.
-client() {
-    allowed=$1
-    shift
-    limited "$allowed" "$adb" "$@" > "$out/answer" 2>> "$out/log.txt"
-    code=$?
     said=$(tr -d '\r' < "$out/answer")
     return $code
 }
-phone() {
-    client "$1" -s "$serial" shell "$2"
-}
+phone() { client "$1" -s "$serial" shell "$2"; }
 lost() { die 6 "phone $serial does not answer: see $out/log.txt"; }
 
 # The one phone that is ready, or why there is none.
 choose() {
-    client 30 start-server
+    client "$brief" start-server
     case $? in
         0) ;;
         126 | 127) die 6 "there is no $adb: install Android's platform-tools, or give --adb CLIENT" ;;
         *) die 6 "$adb start-server fails: try it by hand" ;;
     esac
-    client 30 devices || die 6 "$adb devices does not answer within 30 s: try it by hand"
+    client "$brief" devices || die 6 "$adb devices does not answer within $brief s: try it by hand"
     attached=$(printf '%s\n' "$said" | awk -F '\t' 'NF == 2 { print $1 " " $2 }')
     names=$(printf '%s\n' "$attached" | awk 'NR > 1 { printf ", " } { printf "%s", $1 }')
     [ -n "$attached" ] || die 6 "no phone is attached: connect one and enable USB debugging"
@@ -149,48 +136,39 @@ choose() {
     esac
 }
 
-# A process on the phone that makes the folder, and removes it and ends what runs in it when its stdin closes,
-# which it does when this script ends in whatever way. It then comes again: a push may not have ended yet.
-# shellcheck disable=SC2016 # for the phone to expand, here and below
-KEEPER='trap "" HUP INT TERM PIPE
-folder=$(mktemp -d /data/local/tmp/edgekron-XXXXXXXX) || exit 1
-echo "$folder"
-read word
-for turn in 1 2 3 4 5; do
-    for each in /proc/[0-9]*; do [ "$each/cwd" -ef "$folder" ] && kill -9 "${each#/proc/}"; done
-    rm -rf "$folder"
-    [ "$word" = done ] && exit 0
-    sleep 1
-done 2> /dev/null'
+# A process on the phone that makes the folder; when its stdin closes, as it does when this script ends in
+# whatever way, it ends what runs in the folder and removes it. Files are written from within the folder, for
+# adb push would make it again.
 keep() {
-    : > "$out/folder"
+    folder=/data/local/tmp/edgekron-$(od -An -N8 -tx1 /dev/urandom | tr -d ' \n')
+    keeper="trap '' HUP INT TERM PIPE
+        mkdir -m 700 $folder || exit 1
+        echo ready
+        cat > /dev/null
+        for each in /proc/[0-9]*; do [ \$each/cwd -ef $folder ] && kill -9 \${each#/proc/}; done 2> /dev/null
+        rm -rf $folder || { sleep 1 && rm -rf $folder; }"
+    : > "$out/ready"
     # shellcheck disable=SC2094 # it looks only whether the file is there
-    {
-        while kill -0 $$ && [ -e "$out/folder" ]; do sleep 1; done
-        kill -0 $$ && echo 'done'
-    } 2> /dev/null | "$adb" -s "$serial" shell "$KEEPER" > "$out/folder" 2>> "$out/log.txt" &
+    (while kill -0 $$ && [ -e "$out/ready" ]; do nap; done) 2> /dev/null |
+        "$adb" -s "$serial" shell "$keeper" > "$out/ready" 2>> "$out/log.txt" &
     keeper=$!
     tries=0
-    until folder=$(tr -d '\r' < "$out/folder") && [ -n "$folder" ]; do
+    until grep -q ready "$out/ready"; do
         tries=$((tries + 1))
-        { [ $tries -lt 30 ] && kill -0 $keeper; } 2> /dev/null ||
+        { [ $tries -lt $((5 * brief)) ] && kill -0 $keeper; } 2> /dev/null ||
             die 6 "phone $serial lets no folder be made in /data/local/tmp: see $out/log.txt"
-        sleep 1
+        nap
     done
-    case $folder in
-        /data/local/tmp/edgekron-*) ;;
-        *) die 6 "phone $serial answers '$folder' to mktemp" ;;
-    esac
 }
 leave() {
     trap '' INT TERM HUP
     [ -z "$call" ] || kill "$call" 2> /dev/null
-    rm -f "$out/folder" "$out/answer" "$out/round"
+    rm -f "$out/ready" "$out/answer" "$out/round"
     [ -s "$out/log.txt" ] || rm -f "$out/log.txt"
     rmdir "$out" 2> /dev/null # if there is nothing in it
     [ -n "$keeper" ] || return
     tries=0
-    while [ $((tries += 1)) -le 20 ] && kill -0 "$keeper" 2> /dev/null; do sleep 1; done
+    while [ $((tries += 1)) -le 100 ] && kill -0 "$keeper" 2> /dev/null; do nap; done
     kill "$keeper" 2> /dev/null
     wait "$keeper" || say "profile.sh: phone $serial does not answer: look whether $folder is gone"
 }
@@ -200,16 +178,15 @@ checksum() {
     { sha256sum || shasum -a 256 || openssl dgst -sha256 -r; } < "$1" 2> /dev/null | cut -c 1-64
 }
 push() { # FILE NAME
-    client "$limit" -s "$serial" push "$1" "$folder/$2" ||
-        die 6 "cannot push $1 to phone $serial: see $out/log.txt"
-    phone "$limit" "sha256sum $folder/$2" || die 6 "phone $serial does not tell the sha256 of $1"
+    phone "$limit" "cd $folder && cat > $2 && chmod 700 $2 && sha256sum $2" 3< "$1" ||
+        die 6 "cannot push $1 to phone $serial: $(tail -n 1 "$out/log.txt")"
     [ "${said%% *}" = "$(checksum "$1")" ] || die 6 "$1 arrived on phone $serial with another sha256: $said"
 }
 
 # The mask of the biggest cores, as many as there are threads; empty if the phone does not tell.
 big_cores() {
     # shellcheck disable=SC2016
-    phone 20 'for each in /sys/devices/system/cpu/cpu[0-9]*; do
+    phone "$brief" 'for each in /sys/devices/system/cpu/cpu[0-9]*; do
         [ "$(cat $each/online 2> /dev/null)" = 0 ] && continue
         capacity=$(cat $each/cpu_capacity 2> /dev/null)
         frequency=$(cat $each/cpufreq/cpuinfo_max_freq 2> /dev/null)
@@ -239,7 +216,7 @@ pin() {
         '') say "phone $serial does not tell the size of its cores: not pinned" ;;
         all) cores='' ;;
         *)
-            phone 20 "taskset $cores grep Cpus_allowed: /proc/self/status"
+            phone "$brief" "taskset $cores grep Cpus_allowed: /proc/self/status"
             found=$(printf '%s\n' "$said" | tr -d ',' | awk '{ sub(/^0*/, "", $2); print $2 }')
             [ "$found" = "$(printf '%s\n' "$cores" | sed 's/^0*//')" ] ||
                 die 6 "phone $serial does not pin to cores $cores (it allows '$found'): try --cores all"
@@ -248,29 +225,30 @@ pin() {
     printf 'cores: %s\n' "${cores:-not pinned}"
 }
 
-# shellcheck disable=SC2016
+# shellcheck disable=SC2016 # for the phone to expand, here and below
 STATE='dumpsys thermalservice 2> /dev/null | grep "Thermal Status:" | head -n 1
-dumpsys battery 2> /dev/null | grep -E "^  ((AC|USB|Wireless) powered: true|level:|temperature:)"
+dumpsys battery 2> /dev/null | sed "/^[[:space:]]*\$/q" |
+    grep -E "^  ((AC|USB|Wireless) powered: true|level:|temperature:)"
 cd /sys/devices/system/cpu && for each in cpu[0-9]*; do
     echo $each $(cat $each/cpufreq/scaling_governor $each/cpufreq/scaling_cur_freq 2> /dev/null) kHz
 done'
 conditions() {
-    phone 30 "$STATE" || lost
+    phone "$brief" "$STATE" || lost
     printf '%s:\n%s\n' "$1" "$(printf '%s\n' "$said" | sed 's/^ */  /')"
 }
 # Wait for thermal status 0 and a battery that is not warm, as far as the phone tells them.
 cool_down() {
     waited=0
     while :; do
-        phone 30 "$STATE" || lost
+        phone "$brief" "$STATE" || lost
         why=$(printf '%s\n' "$said" | awk -v limit="$celsius" '
             /Thermal Status:/ && $3 > 0 { print "thermal status " $3 }
             /temperature:/ && $2 > 10 * limit { print "battery " $2 / 10 " C" }')
         [ -n "$why" ] || return 0
         [ $waited -lt "$cool" ] || die 6 "phone $serial is hot after $cool s: $why; see --cool and --celsius"
         [ $waited -gt 0 ] || say "waiting for the phone to cool down: $why"
-        sleep 5
-        waited=$((waited + 5))
+        sleep 2
+        waited=$((waited + 2))
     done
 }
 
@@ -285,16 +263,20 @@ measure() {
     phone "$limit" "cd $folder && exec ${cores:+taskset $cores }$command 2>&1"
     code=$?
     printf '%s\n%s\n' "$command" "$said" >> "$out/log.txt"
-    [ $code -ne 124 ] || die 6 "a round of $1 took more than $limit s on phone $serial: see --limit, --runs"
+    [ $code -ne 143 ] || die 6 "a round of $1 took more than $limit s on phone $serial: see --limit, --runs"
     if [ "$kind" = ekrun ]; then
         printf '%s\n' "$said" | sed -n 's/.*"nanoseconds": \[\([0-9, ]*\)\].*/\1/p' | tr ',' '\n' |
             awk '{ printf "%.3f\n", $1 / 1000 }' > "$out/round"
-    else # it tells no single runs; their mean, in all of its dialects
-        printf '%s\n' "$said" |
-            awk -F 'Inference [(]avg[)]: ' 'NF == 2 { printf "%.3f\n", $2 }' > "$out/round"
+    else # it tells no single runs; their mean is in the last count=, or the one run that there was
+        printf '%s\n' "$said" | awk '/count=[0-9]/ {
+            for (k = 1; k <= NF; k++) if ($k ~ /^(curr|avg)=/) mean = substr($k, index($k, "=") + 1)
+        }
+        END { if (mean > 0) printf "%.3f\n", mean }' > "$out/round"
     fi
     if [ $code -ne 0 ] || [ ! -s "$out/round" ]; then
-        die 1 "$1 does not run on phone $serial: $(printf '%s\n' "$said" | tail -n 1); see $out/log.txt"
+        why=$(printf '%s\n' "$said" | tail -n 1)
+        phone "$brief" true || die 6 "phone $serial was lost in a run of $1: see $out/log.txt"
+        die 1 "$1 does not run on phone $serial: $why; see $out/log.txt"
     fi
     awk -v round="$round" -v name="$1" '{ print round "\t" name "\t" $1 }' "$out/round" >> "$out/samples.tsv"
 }
@@ -320,25 +302,22 @@ result() {
         }'
 }
 
+exec 3< /dev/null
 mkdir "$out" || die 2 "--out $out: expected a folder that does not exist yet"
 trap leave EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 trap 'exit 129' HUP
 choose
-# shellcheck disable=SC2016
-phone 20 'uname -srm
-for each in product.manufacturer product.model build.fingerprint soc.model hardware.chipname \
-    board.platform; do
-    echo "$each: $(getprop ro.$each)"
-done' || lost
-printf '%s\n' "$said" | sed '/: $/d'
+phone "$brief" 'uname -srm; getprop' || lost
+printf '%s\n' "$said" | awk -F '[][]' 'NF < 4 && NR == 1
+    $2 ~ /^ro\.(product\.(manufacturer|model)|build\.fingerprint)$/ { print substr($2, 4) ": " $4 }
+    $2 ~ /^ro\.(soc\.model|hardware\.chipname|board\.platform)$/ { print substr($2, 4) ": " $4 }'
 keep
 push "$program" "$name"
 [ -z "$library" ] || push "$library" libonnxruntime.so
 push "$compressed" "compressed.$suffix"
 push "$dense" "dense.$suffix"
-phone 20 "chmod 755 $folder/$name" || lost
 pin
 cool_down
 conditions before

@@ -7,7 +7,9 @@ set -eu
 phone=$1 qemu=$2
 mkdir -p "$phone/system/bin" "$phone/system/dumpsys" "$phone/data/local/tmp" "$phone/dev" "$phone/proc" \
     "$phone/tmp" "$phone/etc"
-for applet in $("$qemu" -L "$phone" "$phone/bin/toybox"); do ln -sf /bin/toybox "$phone/system/bin/$applet"; done
+for applet in $("$qemu" -L "$phone" "$phone/bin/toybox"); do
+    ln -sf /bin/toybox "$phone/system/bin/$applet"
+done
 ln -sf mksh "$phone/bin/sh"
 ln -sf /bin/mksh "$phone/system/bin/sh"
 echo root:x:0:0::/:/bin/sh > "$phone/etc/passwd"

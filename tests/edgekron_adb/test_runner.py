@@ -23,6 +23,7 @@ from tests.workers import sums
 RUNNER = Path(__file__).parents[2] / "devices/edgekron_adb/runner"
 COMPILER = shutil.which(os.environ.get("CC", "cc"))
 LIBRARY = next(Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so*"), None)
+HEADERS = Path(os.environ.get("ORT_HEADERS", "/usr/include/onnxruntime"))
 VERSION = onnxruntime.__version__
 DTYPES = (
     *("float32", "uint8", "int8", "uint16", "int16", "int32", "int64"),
@@ -372,3 +373,17 @@ def test_it_computes_without_telemetry_and_marks_every_run(ekrun: Path, tmp_path
     assert done.stderr.splitlines()[0] == "telemetry off: 1"
     marks = [line for line in done.stderr.splitlines() if line.startswith("mark")]
     assert marks == [f"mark {k}" for k in range(4)]  # before each run, and after the last
+
+
+@pytest.mark.skipif(
+    not (HEADERS / "onnxruntime_c_api.h").exists(),
+    reason="no onnxruntime_c_api.h: apt-get install libonnxruntime-dev, or set ORT_HEADERS to its folder",
+)
+def test_places_and_types_are_those_of_the_real_header(tmp_path: Path) -> None:
+    check = [str(COMPILER), "-std=c11", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-I", str(HEADERS)]
+    subprocess.run([*check, RUNNER / "abi_check.c"], check=True)
+    for right, wrong, name in (("X(61,", "X(62,", "GetDimensionsCount"), ("X(9, BOOL", "X(8, BOOL", "BOOL")):
+        for each in ("abi_check.c", "ort_abi.h"):
+            (tmp_path / each).write_text((RUNNER / each).read_text().replace(right, wrong))
+        done = subprocess.run([*check, tmp_path / "abi_check.c"], capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and f"{name}: another " in done.stderr

@@ -36,7 +36,7 @@
 
 typedef struct {
     const char *library, *model, *output;
-    const char* input[MAX_TENSORS];
+    const char *input[MAX_TENSORS];
     size_t inputs;
     long threads, warmup, runs; /* runs: 0 to serve */
     bool one_shot;              /* an option was given that means nothing without --runs */
@@ -45,8 +45,8 @@ typedef struct {
 static Network network;
 
 /* Whole numbers in decimal, from least on. */
-static bool number(const char* text, long least, long* value) {
-    char* end;
+static bool number(const char *text, long least, long *value) {
+    char *end;
     errno = 0;
     long found = strtol(text, &end, 10);
     if (errno || end == text || *end || found < least || found > MAX_RUNS) return false;
@@ -56,7 +56,7 @@ static bool number(const char* text, long least, long* value) {
 
 /* Take one option and its values, of which the first is at words[0]; returns how many, 0 for what is wrong.
  */
-static int take(Options* options, const char* option, char** words, int left) {
+static int take(Options *options, const char *option, char **words, int left) {
     if (left < 1) return 0;
     if (!strcmp(option, "--threads")) return number(words[0], 1, &options->threads);
     if (!strcmp(option, "--runs")) return number(words[0], 1, &options->runs);
@@ -75,7 +75,7 @@ static int take(Options* options, const char* option, char** words, int left) {
     return taken;
 }
 
-static bool parse_options(int count, char** words, Options* options) {
+static bool parse_options(int count, char **words, Options *options) {
     if (count < 3) return false;
     *options = (Options){.library = words[1], .model = words[2], .threads = 1};
     for (int k = 3; k < count;) {
@@ -86,7 +86,7 @@ static bool parse_options(int count, char** words, Options* options) {
     return options->runs || !options->one_shot;
 }
 
-static void print_tensors(const char* key, const Tensor* tensors, size_t count) {
+static void print_tensors(const char *key, const Tensor *tensors, size_t count) {
     printf("\"%s\": [", key);
     for (size_t k = 0; k < count; k++) {
         printf("%s{\"name\": ", k ? ", " : "");
@@ -106,14 +106,14 @@ static void print_greeting(void) {
     print_tensors("inputs", network.input, network.inputs);
 }
 
-static void print_nanoseconds(const int64_t* nanoseconds, size_t runs) {
+static void print_nanoseconds(const int64_t *nanoseconds, size_t runs) {
     printf("\"nanoseconds\": ");
     json_integers(nanoseconds, runs);
 }
 
 /* The most memory this process has had, null where the system does not tell. */
 static void print_peak(void) {
-    FILE* file = fopen("/proc/self/status", "r");
+    FILE *file = fopen("/proc/self/status", "r");
     char line[256];
     long peak = -1;
     while (file && fgets(line, sizeof line, file)) {
@@ -127,12 +127,12 @@ static void print_peak(void) {
 }
 
 /* PREFIX0.raw, PREFIX1.raw, .. */
-static bool numbered(char* path, const char* prefix, size_t k) {
+static bool numbered(char *path, const char *prefix, size_t k) {
     return snprintf(path, PATH_MAX, "%s%zu.raw", prefix, k) < PATH_MAX ||
            failed("%s: too long a name", prefix);
 }
 
-static bool write_outputs(const char* prefix) {
+static bool write_outputs(const char *prefix) {
     char path[PATH_MAX];
     for (size_t k = 0; k < network.outputs; k++) {
         if (!numbered(path, prefix, k) || !tensor_write(&network.output[k], path)) return false;
@@ -141,8 +141,8 @@ static bool write_outputs(const char* prefix) {
 }
 
 /* Times of this many runs, to be freed by the caller; NULL if one fails. */
-static int64_t* timed(long runs) {
-    int64_t* nanoseconds = malloc((size_t)runs * sizeof *nanoseconds);
+static int64_t *timed(long runs) {
+    int64_t *nanoseconds = malloc((size_t)runs * sizeof *nanoseconds);
     for (long k = 0; nanoseconds && k < runs; k++) {
         if (network_run(&network, &nanoseconds[k])) continue;
         free(nanoseconds);
@@ -153,14 +153,14 @@ static int64_t* timed(long runs) {
     return nanoseconds;
 }
 
-static bool run_once(const Options* options) {
+static bool run_once(const Options *options) {
     if (options->inputs && options->inputs != network.inputs) {
         return failed("%zu inputs given, the file has %zu", options->inputs, network.inputs);
     }
     for (size_t k = 0; k < options->inputs; k++) {
         if (!tensor_read(&network.input[k], options->input[k])) return false;
     }
-    int64_t* nanoseconds = timed(options->warmup + options->runs);
+    int64_t *nanoseconds = timed(options->warmup + options->runs);
     if (!nanoseconds || (options->output && !write_outputs(options->output))) return false;
     print_greeting();
     printf(", ");
@@ -173,7 +173,7 @@ static bool run_once(const Options* options) {
 }
 
 /* run IN OUT */
-static bool answer_run(const char* in, const char* out, bool* filled) {
+static bool answer_run(const char *in, const char *out, bool *filled) {
     char path[PATH_MAX];
     int64_t nanoseconds;
     *filled = false; /* until all of them are */
@@ -194,12 +194,12 @@ static bool answer_run(const char* in, const char* out, bool* filled) {
 }
 
 /* time N */
-static bool answer_time(const char* word, bool filled) {
+static bool answer_time(const char *word, bool filled) {
     long runs;
     if (!number(word, 1, &runs))
         return failed("time %s: expected a number of runs from 1 to %d", word, MAX_RUNS);
     if (!filled) return failed("time: there are no inputs yet: send a run first");
-    int64_t* nanoseconds = timed(runs);
+    int64_t *nanoseconds = timed(runs);
     if (!nanoseconds) return false;
     putchar('{');
     print_nanoseconds(nanoseconds, (size_t)runs);
@@ -209,10 +209,10 @@ static bool answer_time(const char* word, bool filled) {
     return true;
 }
 
-static bool answer(char* line, bool* filled) {
+static bool answer(char *line, bool *filled) {
     char *rest, *words[4] = {0};
     size_t count = 0;
-    for (char* word = strtok_r(line, SPACE, &rest); word && count < 4; word = strtok_r(NULL, SPACE, &rest)) {
+    for (char *word = strtok_r(line, SPACE, &rest); word && count < 4; word = strtok_r(NULL, SPACE, &rest)) {
         words[count++] = word;
     }
     if (count == 3 && !strcmp(words[0], "run")) return answer_run(words[1], words[2], filled);
@@ -221,10 +221,10 @@ static bool answer(char* line, bool* filled) {
 }
 
 /* Hand stdin on, and end the process when it closes, whatever the process is doing. */
-static void* watch_stdin(void* onward) {
+static void *watch_stdin(void *onward) {
     char data[4096];
     for (ssize_t size; (size = read(STDIN_FILENO, data, sizeof data)) > 0;) {
-        if (write(*(int*)onward, data, (size_t)size) != size) break;
+        if (write(*(int *)onward, data, (size_t)size) != size) break;
     }
     _exit(0);
 }
@@ -232,7 +232,7 @@ static void* watch_stdin(void* onward) {
 static int serve(void) {
     int ends[2];
     pthread_t thread;
-    FILE* requests;
+    FILE *requests;
     if (pipe(ends) || !(requests = fdopen(ends[0], "r")) ||
         pthread_create(&thread, NULL, watch_stdin, &ends[1])) {
         json_error("cannot watch stdin");
@@ -246,7 +246,7 @@ static int serve(void) {
     }
     printf("]}");
     json_end();
-    char* line = NULL;
+    char *line = NULL;
     size_t room = 0;
     bool filled = false;
     while (getline(&line, &room, requests) > 0) {
@@ -255,7 +255,7 @@ static int serve(void) {
     return 0;
 }
 
-int main(int count, char** words) {
+int main(int count, char **words) {
     Options options;
     if (!parse_options(count, words, &options)) {
         fputs(

@@ -5,7 +5,7 @@
 
 static char message[8192];
 
-bool failed(const char* format, ...) {
+bool failed(const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(message, sizeof message, format, arguments);
@@ -13,4 +13,4 @@ bool failed(const char* format, ...) {
     return false;
 }
 
-const char* failure(void) { return message; }
+const char *failure(void) { return message; }

@@ -4,7 +4,7 @@
 #include <stdio.h>
 
 /* Bytes of the UTF-8 character here, 0 if there is none: Unicode 16.0, table 3-7. */
-static size_t character(const unsigned char* s) {
+static size_t character(const unsigned char *s) {
     static const struct {
         unsigned char first, last, second_first, second_last;
         size_t size;
@@ -24,8 +24,8 @@ static size_t character(const unsigned char* s) {
     return 0;
 }
 
-void json_string(const char* text) {
-    const unsigned char* s = (const unsigned char*)text;
+void json_string(const char *text) {
+    const unsigned char *s = (const unsigned char *)text;
     putchar('"');
     while (*s) {
         size_t size = character(s);
@@ -42,13 +42,13 @@ void json_string(const char* text) {
     putchar('"');
 }
 
-void json_integers(const int64_t* values, size_t count) {
+void json_integers(const int64_t *values, size_t count) {
     putchar('[');
     for (size_t k = 0; k < count; k++) printf("%s%" PRId64, k ? ", " : "", values[k]);
     putchar(']');
 }
 
-void json_error(const char* text) {
+void json_error(const char *text) {
     printf("{\"error\": ");
     json_string(text);
     putchar('}');

@@ -16,28 +16,28 @@
 static struct {
     ORT_FUNCTIONS(FIELD)
 } ort;
-static OrtEnv* environment; /* these live until the process ends */
-static OrtSession* session;
-static OrtAllocator* allocator;
+static OrtEnv *environment; /* these live until the process ends */
+static OrtSession *session;
+static OrtAllocator *allocator;
 static OrtValue *values_in[MAX_TENSORS], *values_out[MAX_TENSORS];
 static const char *names_in[MAX_TENSORS], *names_out[MAX_TENSORS];
 
-static bool ok(OrtStatus* status) {
+static bool ok(OrtStatus *status) {
     if (!status) return true;
     failed("%s", ort.GetErrorMessage(status));
     ort.ReleaseStatus(status);
     return false;
 }
 
-static bool open_library(Network* network, const char* path) {
-    void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+static bool open_library(Network *network, const char *path) {
+    void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!library) return failed("cannot open the library: %s", dlerror());
-    const OrtApiBase* (*get_base)(void);
-    void* symbol = dlsym(library, "OrtGetApiBase");
+    const OrtApiBase *(*get_base)(void);
+    void *symbol = dlsym(library, "OrtGetApiBase");
     if (!symbol) return failed("%s is no onnxruntime: it has no OrtGetApiBase", path);
     memcpy(&get_base, &symbol, sizeof symbol); /* ISO C has no cast from data to function */
     network->version = get_base()->GetVersionString();
-    const void* const* table = get_base()->GetApi(ORT_VERSION_USED);
+    const void *const *table = get_base()->GetApi(ORT_VERSION_USED);
     if (!table) {
         return failed("onnxruntime %s is too old: take 1.%d or newer", network->version, ORT_VERSION_USED);
     }
@@ -45,8 +45,8 @@ static bool open_library(Network* network, const char* path) {
     return true;
 }
 
-static bool open_session(const Network* network, const char* model) {
-    OrtSessionOptions* options;
+static bool open_session(const Network *network, const char *model) {
+    OrtSessionOptions *options;
     if (!ok(ort.CreateEnv(ORT_LOGGING_LEVEL_ERROR, "ekrun", &environment)) ||
         !ok(ort.CreateSessionOptions(&options)) || !ok(ort.SetIntraOpNumThreads(options, network->threads)) ||
         !ok(ort.SetInterOpNumThreads(options, 1))) {
@@ -62,7 +62,7 @@ static bool open_session(const Network* network, const char* model) {
 }
 
 /* Bytes of an element; the name of its type, or NULL for those without a fixed size. */
-static size_t element(int number, const char** dtype) {
+static size_t element(int number, const char **dtype) {
 #define CASE(number, name, numpy, size) \
     case number: \
         *dtype = numpy; \
@@ -76,7 +76,7 @@ static size_t element(int number, const char** dtype) {
 }
 
 /* Fill dtype, rank, shape and size; a free extent is -1, and the size then 0. */
-static bool describe(Tensor* tensor, const OrtTensorTypeAndShapeInfo* info) {
+static bool describe(Tensor *tensor, const OrtTensorTypeAndShapeInfo *info) {
     enum ONNXTensorElementDataType type;
     if (!ok(ort.GetTensorElementType(info, &type)) || !ok(ort.GetDimensionsCount(info, &tensor->rank)))
         return false;
@@ -96,8 +96,8 @@ static bool describe(Tensor* tensor, const OrtTensorTypeAndShapeInfo* info) {
     return true;
 }
 
-static bool describe_type(Tensor* tensor, OrtTypeInfo* type) {
-    const OrtTensorTypeAndShapeInfo* info = NULL;
+static bool describe_type(Tensor *tensor, OrtTypeInfo *type) {
+    const OrtTensorTypeAndShapeInfo *info = NULL;
     bool worked = ok(ort.CastTypeInfoToTensorInfo(type, &info));
     if (worked) worked = info ? describe(tensor, info) : failed("'%s' is no tensor", tensor->name);
     ort.ReleaseTypeInfo(type);
@@ -105,7 +105,7 @@ static bool describe_type(Tensor* tensor, OrtTypeInfo* type) {
 }
 
 /* Memory of an input, and the value that stands for it in every run. */
-static bool prepare(Tensor* tensor, OrtValue** value) {
+static bool prepare(Tensor *tensor, OrtValue **value) {
     for (size_t k = 0; k < tensor->rank; k++) {
         if (tensor->shape[k] < 0) {
             return failed("input '%s' has a free extent at axis %zu: export the file with fixed shapes",
@@ -116,7 +116,7 @@ static bool prepare(Tensor* tensor, OrtValue** value) {
 #define NUMBER(number, name, numpy, size) \
     if (!strcmp(tensor->dtype, numpy)) type = (enum ONNXTensorElementDataType)(number);
     ORT_DTYPES(NUMBER)
-    OrtMemoryInfo* memory;
+    OrtMemoryInfo *memory;
     tensor->data = calloc(tensor->size ? tensor->size : 1, 1);
     if (!tensor->data) return failed("no memory for the %zu bytes of input '%s'", tensor->size, tensor->name);
     return ok(ort.CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, &memory)) &&
@@ -124,9 +124,9 @@ static bool prepare(Tensor* tensor, OrtValue** value) {
                                                  tensor->rank, type, value));
 }
 
-static bool load_tensors(Network* network) {
-    OrtTypeInfo* type;
-    char* name;
+static bool load_tensors(Network *network) {
+    OrtTypeInfo *type;
+    char *name;
     if (!ok(ort.SessionGetInputCount(session, &network->inputs)) ||
         !ok(ort.SessionGetOutputCount(session, &network->outputs))) {
         return false;
@@ -155,7 +155,7 @@ static bool load_tensors(Network* network) {
     return true;
 }
 
-bool network_load(Network* network, const char* library, const char* model, int threads) {
+bool network_load(Network *network, const char *library, const char *model, int threads) {
     network->threads = threads;
     return open_library(network, library) && open_session(network, model) && load_tensors(network);
 }
@@ -171,19 +171,19 @@ void network_mark(void) {
     prctl(MARKER, marks++, 0, 0, 0);
 }
 
-bool network_run(Network* network, int64_t* nanoseconds) {
+bool network_run(Network *network, int64_t *nanoseconds) {
     for (size_t k = 0; k < network->outputs; k++) {
         if (values_out[k]) ort.ReleaseValue(values_out[k]);
         values_out[k] = NULL;
     }
     network_mark();
     int64_t start = now();
-    OrtStatus* status = ort.Run(session, NULL, names_in, (const OrtValue* const*)values_in, network->inputs,
+    OrtStatus *status = ort.Run(session, NULL, names_in, (const OrtValue *const *)values_in, network->inputs,
                                 names_out, network->outputs, values_out);
     *nanoseconds = now() - start;
     if (!ok(status)) return false;
     for (size_t k = 0; k < network->outputs; k++) {
-        OrtTensorTypeAndShapeInfo* info;
+        OrtTensorTypeAndShapeInfo *info;
         if (!ok(ort.GetTensorMutableData(values_out[k], &network->output[k].data)) ||
             !ok(ort.GetTensorTypeAndShape(values_out[k], &info))) {
             return false;

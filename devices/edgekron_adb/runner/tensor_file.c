@@ -6,8 +6,8 @@
 
 #include "failure.h"
 
-bool tensor_read(const Tensor* tensor, const char* path) {
-    FILE* file = fopen(path, "rb");
+bool tensor_read(const Tensor *tensor, const char *path) {
+    FILE *file = fopen(path, "rb");
     if (!file) return failed("cannot read %s: %s", path, strerror(errno));
     bool whole =
         fread(tensor->data, 1, tensor->size, file) == tensor->size && fgetc(file) == EOF && !ferror(file);
@@ -16,8 +16,8 @@ bool tensor_read(const Tensor* tensor, const char* path) {
     return failed("%s: expected the %zu bytes of input '%s'", path, tensor->size, tensor->name);
 }
 
-bool tensor_write(const Tensor* tensor, const char* path) {
-    FILE* file = fopen(path, "wb");
+bool tensor_write(const Tensor *tensor, const char *path) {
+    FILE *file = fopen(path, "wb");
     if (!file) return failed("cannot write %s: %s", path, strerror(errno));
     bool whole = fwrite(tensor->data, 1, tensor->size, file) == tensor->size;
     if (fclose(file) == 0 && whole) return true;
