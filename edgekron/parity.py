@@ -284,14 +284,14 @@ def _row(
 ) -> ParityRow:
     expected, given = pair
     finite = bool(np.isfinite(expected).all() and np.isfinite(given).all())
-    max_abs = mean_abs = relative = cosine = sqnr = math.nan
+    max_abs = mean_abs = relative = cosine = noise = math.nan
     if finite:
         error = np.abs(given - expected)
         max_abs = float(error.max(initial=0.0))
         mean_abs = float(error.mean()) if error.size else 0.0
         relative = ratio(max_abs, span)
         cosine = _cosine(expected, given)
-        sqnr = _sqnr(expected, error)
+        noise = sqnr(expected, given)
     return ParityRow(
         input=input_name,
         output=name,
@@ -300,7 +300,7 @@ def _row(
         mean_abs_error=mean_abs,
         relative_error=relative,
         cosine=cosine,
-        sqnr=sqnr,
+        sqnr=noise,
         top1=_top1(expected, given) if finite else None,
         range=span,
         limit=tolerance.atol + tolerance.rtol * span,
@@ -327,9 +327,10 @@ def _cosine(expected: Float64, given: Float64) -> float:
     return float(np.clip(np.vdot(expected, given) / norms[0] / norms[1], -1.0, 1.0))
 
 
-def _sqnr(expected: Float64, error: Float64) -> float:
-    """Signal to quantisation-noise ratio, 20 log10(|expected| / |error|), in dB."""
-    signal, noise = float(np.linalg.norm(expected)), float(np.linalg.norm(error))
+def sqnr(expected: Array, given: Array) -> float:
+    """Signal to quantisation-noise ratio, 20 log10(|expected| / |given - expected|), in dB; same shapes."""
+    expected = expected.reshape(-1).astype(np.float64, copy=False)
+    signal, noise = float(np.linalg.norm(expected)), float(np.linalg.norm(given.reshape(-1) - expected))
     if noise == 0:
         return math.inf
     return 20 * math.log10(signal / noise) if signal > 0 else -math.inf

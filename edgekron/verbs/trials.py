@@ -104,10 +104,15 @@ def file_trial(path: Path, inputs: Sequence[TensorInfo]) -> Trial:
     return named_trial(path.name, read_arrays(path), inputs)
 
 
-def calibration_trial(calibration: Calibration, inputs: Sequence[TensorInfo]) -> Trial:
-    """All samples as one trial; of a free batch one at a time."""
-    name = f"{calibration.count} samples of {calibration.source}"
-    return Trial(name, calibration.arrays, batch=max(inputs[0].shape[0], 1))
+def calibration_trials(calibration: Calibration, inputs: Sequence[TensorInfo]) -> list[Trial]:
+    """All samples as one trial; of a free batch as one for each of some batches that they fill."""
+    own, trials = inputs[0].shape[0], []
+    for batch in FREE_BATCHES if own == -1 else (own,):
+        count = calibration.count // batch * batch
+        name = f"{count} samples of {calibration.source}" + (f", batch {batch}" if own == -1 else "")
+        if count:
+            trials.append(Trial(name, tuple(array[:count] for array in calibration.arrays), batch))
+    return trials
 
 
 def named_trial(name: str, arrays: Mapping[str, Array], inputs: Sequence[TensorInfo]) -> Trial:
@@ -147,7 +152,7 @@ def all_trials(
     """
     trials = [] if precision == "int8" else seeded_trials(inputs)
     trials += [file_trial(Path(each), inputs) for each in files]
-    trials += [calibration_trial(calibration, inputs)] if calibration else []
+    trials += calibration_trials(calibration, inputs) if calibration else []
     if not trials:
         raise UsageError(
             "an int8 file is compared on inputs like those it is for, not on random ones: give --inputs "
