@@ -46,5 +46,5 @@ def tolerance_for(
     if rtol is not None:
         own = replace(own, rtol=rtol)
     if min_sqnr is not None:
-        own = replace(own, floors=replace(own.floors or Floors(cosine=-1.0, top1=0.0), sqnr=min_sqnr))
+        own = replace(own, floors=replace(own.floors or Floors(top1=0.0), sqnr=min_sqnr))
     return own
