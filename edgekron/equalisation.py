@@ -78,11 +78,11 @@ def _largest(
     """The largest absolute value of each channel behind the first product of the links, on all samples."""
     found: dict[LoweredLayer, Tensor] = {}
 
-    def record(layer: nn.Module, args: tuple[Any, ...]) -> None:
+    def record(layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         assert isinstance(layer, LoweredLayer)
         product = products(layer.plan)[layers[layer].first]
         index = next(k for k, step in enumerate(layer.plan.steps) if step is product)
-        steps = execute_steps(layer.plan, layer.weights, layer.enter(args[0]), None)
+        steps = execute_steps(layer.plan, layer.weights, layer.enter((*args, *named.values())[0]), None)
         state = next(islice(steps, index, None))
         axis = -2 if isinstance(product, MatMul) and product.side == "left" else -1
         if isinstance(product, Convolve) and layer.plan.layout == "nchw":
@@ -92,7 +92,7 @@ def _largest(
 
     with ExitStack() as hooks, torch.no_grad():
         for layer in layers:
-            hooks.callback(layer.register_forward_pre_hook(record).remove)
+            hooks.callback(layer.register_forward_pre_hook(record, with_kwargs=True).remove)
         for inputs in samples:
             network(*inputs)
     return found

@@ -120,7 +120,7 @@ def profile(
         before = connection.conditions()
         sessions = [connection.open(o.path, name) for o, name in zip(opened, runtimes, strict=True)]
         infos = artifact.inputs(sessions[0])
-        trials = all_trials(infos, inputs, artifact.precision if reference else "fp32")
+        trials = all_trials(infos, inputs, "fp32" if reference is None else artifact.precision)
         if reference is None:
             here = artifact.runtime()
             called = f"the same file on {here.name} {here.version()} of this machine"

@@ -53,16 +53,18 @@ class Shown:
 
 
 def worst_run(trial: Trial, expected: list[Array], given: list[Array]) -> Shown:
-    """Of the runs of a trial, the one with the largest error."""
-    if trial.batch is None:
-        return Shown(trial.name, trial.inputs, expected, given)
+    """Of the runs of a trial, the one with the largest error; the first one if the shapes differ."""
     runs = list(trial.runs())
-    parts = [[np.split(y, len(runs)) for y in outputs] for outputs in (expected, given)]
-    errors = [
-        max(float(np.abs(a[k] - b[k]).max(initial=0.0)) for a, b in zip(*parts, strict=True))
-        for k in range(len(runs))
-    ]
-    worst = int(np.argmax(errors))
+    if len(runs) == 1:
+        return Shown(trial.name, runs[0], expected, given)
+    parts = [[np.array_split(y, len(runs)) for y in outputs] for outputs in (expected, given)]
+    worst = 0
+    if [y.shape for y in expected] == [y.shape for y in given]:
+        errors = [
+            max(float(np.abs(a[k] - b[k]).max(initial=0.0)) for a, b in zip(*parts, strict=True))
+            for k in range(len(runs))
+        ]
+        worst = int(np.argmax(errors))  # NaN comes first
     own = ([column[worst] for column in outputs] for outputs in parts)
     return Shown(f"{trial.name}, run {worst + 1}", runs[worst], *own)
 
@@ -185,4 +187,6 @@ def session_outputs(session: Session, trials: Sequence[Trial], layout: str) -> l
 def _joined(runs: Iterable[list[Array]]) -> list[Array]:
     """The outputs of all runs, one behind the other."""
     columns = list(zip(*runs, strict=True))
-    return [column[0] if len(column) == 1 else np.concatenate(column) for column in columns]
+    return [
+        column[0] if len(column) == 1 else np.concatenate([*map(np.atleast_1d, column)]) for column in columns
+    ]

@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 
 from edgekron.artifact import Array
 from edgekron.calibration import Calibration
-from edgekron.errors import UnsupportedError
+from edgekron.errors import MissingExtraError, UnsupportedError
 from edgekron.quiet import quiet
 from edgekron.wording import one_line
 
@@ -37,8 +37,12 @@ def quantize(model: onnx.ModelProto, calibration: Calibration, batch: int) -> on
     Raises UnsupportedError if onnxruntime cannot quantize it.
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else it writes files in the user's cache; before the import
-    from onnxruntime import quantization  # a runtime is not needed to export in other precisions
-
+    try:  # here: a runtime is not needed to export in other precisions
+        from onnxruntime import quantization
+    except ImportError as error:
+        raise MissingExtraError(
+            "int8 needs the package 'onnxruntime': pip install 'edgekron[onnx]'"
+        ) from error
     own = onnx.ModelProto()
     own.CopyFrom(model)
     _pool_means(own)

@@ -235,3 +235,6 @@ def test_the_worst_run_of_a_trial() -> None:
     shown = worst_run(trial, [values], [given])
     assert (shown.name, shown.inputs[0].tolist()) == ("x, run 2", [[2], [3]])
     assert (shown.expected[0].tolist(), shown.given[0].tolist()) == ([[2], [3]], [[2], [4]])
+    given[1] = np.nan
+    assert worst_run(trial, [values], [given]).name == "x, run 1"
+    assert worst_run(trial, [values], [np.ones((6, 2), np.float32)]).name == "x, run 1"
