@@ -16,6 +16,7 @@ def test_tolerances_by_precision() -> None:
     assert tolerance_for("fp16", 0.1, 1e-6) == Tolerance(0.1, 1e-6)
     assert tolerance_for("int8") == Tolerance(rtol=0.1, floors=Floors(30.0, 0.95))
     assert tolerance_for("int8", min_sqnr=20).floors == Floors(20)
+    assert tolerance_for("int8", min_top1=0.5).floors == Floors(30, 0.5)
     assert tolerance_for("fp32", min_sqnr=60).floors == Floors(60, top1=0)
 
 
