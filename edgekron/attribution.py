@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekron.parity import Array, Tolerance, ratio
+from edgekron.parity import Array, Tolerance, ratio, sqnr
 from edgekron.table import table
 from edgekron.wording import printable
 
@@ -54,13 +54,14 @@ class Recording:
 class Match:
     """The nearest tensor of an artifact: its name, largest difference, and the activation's range.
 
-    reordered: a tensor with the same numbers in another order, if there is one.
+    reordered: a tensor with the same numbers in another order, if there is one; sqnr: of the nearest, in dB.
     """
 
     tensor: str | None
     max_abs_error: float
     range: float
     reordered: str | None = None
+    sqnr: float | None = field(default=None, compare=False)
 
     @property
     def error(self) -> float:
@@ -104,8 +105,10 @@ class Nearest:
                 self.matches[k] = self._nearer(self.matches[k], least, activation, name, tensor)
 
     def _nearer(self, known: Match, least: float, activation: Array, name: str, tensor: Array) -> Match:
-        error = min(_difference(flat, tensor) for flat in _orders(activation))
-        found = Match(name, error, known.range, known.reordered) if error < known.max_abs_error else known
+        error, flat = min(((_difference(each, tensor), each) for each in _orders(activation)), key=_first)
+        found = known
+        if error < known.max_abs_error:
+            found = Match(name, error, known.range, known.reordered, sqnr(flat, tensor))
         if found.is_within(self._tolerance) or not Match(None, least, known.range).is_within(self._tolerance):
             return found
         least = _difference(np.sort(activation, axis=None), np.sort(tensor))
@@ -120,8 +123,9 @@ class LayerErrors:
     status: 'agrees'; 'unseen', but what is computed of it agrees; 'departs'; 'follows' one that departs.
     tensor: of the artifact, the nearest to any of the group; reordered: one with the same numbers in another
     order; runtime: error of the nearest; input: likewise of the layer's input, 0 for the network's own;
-    lowering: of its plan against its dense weight, both run by PyTorch; approximation: of the compressed
-    layer against the original one on the original's input; None: does not apply.
+    sqnr: of the nearest, in dB; lowering: of its plan against its dense weight, both run by PyTorch;
+    approximation: of the compressed layer against the original one on the original's input; None: does not
+    apply.
     """
 
     layer: str
@@ -135,6 +139,7 @@ class LayerErrors:
     reordered: str | None = None
     lowering: float | None = None
     approximation: float | None = None
+    sqnr: float | None = None
 
     @property
     def name(self) -> str:
@@ -198,7 +203,7 @@ class Attribution:
         return text
 
     def __str__(self) -> str:
-        head = ["layer", "type", "structure", "input", "runtime", "lowering", "approximation", ""]
+        head = ["layer", "type", "structure", "input", "runtime", "SQNR dB", "lowering", "approximation", ""]
         rows = table(head, [_cells(each) for each in self.layers], left=3)
         totals = ", ".join(f"{name} {_figure(error)}" for name, error in asdict(self.totals).items())
         notes = [f"note: {note}" for note in self.notes]
@@ -250,6 +255,7 @@ def layer_errors(
                 next((matches[j].reordered for j in call.group if matches[j].reordered), None),
                 lowering.get(key),
                 approximation.get(key),
+                near.sqnr,
             )
         )
     return tuple(rows)
@@ -275,6 +281,10 @@ def _least_difference(one: NDArray[np.float64], other: NDArray[np.float64]) -> f
     return float(np.abs(one - other).max())
 
 
+def _first(pair: tuple[float, Array]) -> float:
+    return pair[0]
+
+
 def _difference(one: Array, other: Array) -> float:
     return float(np.abs(np.subtract(one, other, dtype=np.float64)).max())
 
@@ -287,9 +297,10 @@ def _range(values: Array) -> float:
 def _cells(row: LayerErrors) -> tuple[str, ...]:
     structure = row.structure or "dense"
     structure = structure if len(structure) <= LONGEST else f"{structure[: LONGEST - 2]}.."
-    errors = (row.input, row.runtime, row.lowering, row.approximation)
+    before, after = (row.input, row.runtime), (row.lowering, row.approximation)
+    noise = "-" if row.sqnr is None else f"{row.sqnr:.1f}"
     status = row.status.upper() if row.status == "departs" else row.status
-    return (row.name, row.kind, structure, *map(_figure, errors), status)
+    return (row.name, row.kind, structure, *map(_figure, before), noise, *map(_figure, after), status)
 
 
 def _end(name: str) -> str:

@@ -49,7 +49,7 @@ def read_calibration(data: Data, inputs: Sequence[TensorInfo], samples: int = SA
     inputs: as the PyTorch network takes them; their first extent is the batch. Raises UsageError for data
     that cannot be read, do not fit, are not finite, or do not fill a batch.
     """
-    batch = max(inputs[0].shape[0], 1)
+    batch = max(*inputs[0].shape[:1], 1, 1)
     if samples < batch:
         raise UsageError(f"{samples} samples do not fill a batch of {batch}: give more of them")
     count = samples // batch * batch

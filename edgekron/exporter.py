@@ -52,6 +52,10 @@ class ExportOptions:
                 "--guard size multiplies factors of floating point: with int8 use --guard latency"
             )
 
+    def batch(self, inputs: Inputs) -> int:
+        """Samples that the file is calibrated with at once."""
+        return 1 if self.dynamic_batch else int(inputs[0].shape[0])
+
 
 @dataclass(frozen=True)
 class Exported:

@@ -15,6 +15,9 @@ Ends = Literal["float", "int8"]
 """Of an int8 file: the numbers in which it takes its inputs and gives its outputs."""
 
 
+NO_FLOORS = Floors(sqnr=-1000.0, top1=0.0)
+
+
 def require_precision(given: str) -> Precision:
     """The precision of this name; UsageError if there is none."""
     if given not in get_args(Precision):
@@ -23,9 +26,14 @@ def require_precision(given: str) -> Precision:
 
 
 def tolerance_for(
-    precision: Precision, atol: float = 0.0, rtol: float | None = None, min_sqnr: float | None = None
+    precision: Precision,
+    atol: float = 0.0,
+    rtol: float | None = None,
+    min_sqnr: float | None = None,
+    min_top1: float | None = None,
 ) -> Tolerance:
-    """What outputs of a file are held to; rtol, min_sqnr (dB): None for what suits the precision.
+    """What outputs of a file are held to; rtol, min_sqnr (dB), min_top1 (a fraction): None for what suits
+    the precision.
 
     Half precision has 11 bits, an error of 5e-4 in each weight at most; over the layers of a network they
     add up to less than 2e-3 of the range. In int8 single errors are large, so that they may be a tenth of the
@@ -45,6 +53,6 @@ def tolerance_for(
             assert_never(precision)
     if rtol is not None:
         own = replace(own, rtol=rtol)
-    if min_sqnr is not None:
-        own = replace(own, floors=replace(own.floors or Floors(cosine=-1.0, top1=0.0), sqnr=min_sqnr))
-    return own
+    given = {"sqnr": min_sqnr, "top1": min_top1}
+    floors = {name: value for name, value in given.items() if value is not None}
+    return replace(own, floors=replace(own.floors or NO_FLOORS, **floors)) if floors else own

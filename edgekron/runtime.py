@@ -19,7 +19,11 @@ class Session(Protocol):
         """Names, shapes and types, in the order of the file."""
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
-        """Outputs for these inputs, in the order of the file."""
+        """Outputs for these inputs, in the order of the file.
+
+        A file with quantized inputs or outputs takes and gives the floats that they stand for, but its own
+        numbers if it is given those.
+        """
 
 
 class Runtime(Protocol):

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 import edgekron
-from edgekron import bundled
+from edgekron import bundled, cifar10
 from edgekron.checkpoint import read_checkpoint
+from edgekron.precision import Precision
 from edgekron.runtime import Runtime
 from edgekron.verbs.open import open_artifact
+from runtime_tests.record import ROOT
 
 FAST = {
     "onnx": {"Conv", "Relu", "Add", "ReduceMean", "Reshape", "Gemm", "Pad", "Slice"},
@@ -39,6 +41,22 @@ def test_a_bundled_network(name: str, format: str, tmp_path: Path, runtimes: dic
     assert {operator.name for operator in operators} <= FAST[format]
     for runtime in [name for name, found in runtimes.items() if format in found.formats]:
         assert edgekron.verify(report.path, checkpoint.model, runtime=runtime).passed
+
+
+@pytest.mark.parametrize("format", FAST)
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_other_precisions(
+    precision: Precision, format: str, tmp_path: Path, runtimes: dict[str, Runtime]
+) -> None:
+    model, path = edgekron.load(bundled.RESNET18_KRONECKER), tmp_path / f"m.{format}"
+    images = cifar10.normalise(cifar10.load(ROOT / "benchmarks" / "data")[0])
+    report = edgekron.export(
+        model, path, example_inputs=torch.zeros(1, 3, 32, 32), precision=precision, data=images, samples=32
+    )
+    assert report.delegation and report.delegation.complete
+    assert report.size < {"fp16": 1.03e6, "int8": 0.7e6}[precision]
+    for runtime in [name for name, found in runtimes.items() if format in found.formats]:
+        assert edgekron.verify(path, model, runtime=runtime, data=images, samples=32).passed
 
 
 @pytest.mark.parametrize("format", FAST)

@@ -49,6 +49,15 @@ def _span(values: Array) -> float:
     return float(max(values.max(), 0)) - float(min(values.min(), 0))
 
 
+def test_the_noise_of_the_nearest_in_whatever_order() -> None:
+    """A hundredth of the signal is 40 dB; an equal tensor has none."""
+    base, noise = random(2, 3, 4, 5), random(2, 3, 4, 5, seed=1)
+    noisy = base + noise * np.linalg.norm(base) / np.linalg.norm(noise) / 100
+    match = nearest(base, random(120, seed=2), np.moveaxis(noisy, 1, -1))
+    assert match.tensor == "t1" and match.sqnr == pytest.approx(40, abs=1e-3)
+    assert nearest(base, base).sqnr == np.inf and nearest(base).sqnr is None
+
+
 def test_the_nearest_is_what_comparing_with_all_finds() -> None:
     base = random(2, 3, 4, 5)
     tensors = [base + scale * random(2, 3, 4, 5, seed=k) for k, scale in enumerate((0.3, 0.01, 0.02, 1.0))]
@@ -158,11 +167,12 @@ def test_text() -> None:
     report = Attribution("seed 0", ROWS, TOTALS, TIGHT, agrees=False, notes=("a note",))
     first, head, *rows, totals, note, summary = str(report).splitlines()
     assert (first, note) == ("errors on 'seed 0'", "note: a note")
-    assert head.split() == ["layer", "type", "structure", "input", "runtime", "lowering", "approximation"]
+    names = ["layer", "type", "structure", "input", "runtime", "SQNR", "dB", "lowering", "approximation"]
+    assert head.split() == names
     assert [" ".join(row.split()) for row in rows] == [
-        "stem Conv2d dense 0.0e+00 1.0e-07 - - agrees",
-        "deep (call 2) KroneckerConv2d 2x2[r] * 4x4[r]; r=1 2.0e-07 5.0e-01 3.0e-07 2.0e-01 DEPARTS",
-        "last Linear dense 5.0e-01 inf - - follows",
+        "stem Conv2d dense 0.0e+00 1.0e-07 - - - agrees",
+        "deep (call 2) KroneckerConv2d 2x2[r] * 4x4[r]; r=1 2.0e-07 5.0e-01 - 3.0e-07 2.0e-01 DEPARTS",
+        "last Linear dense 5.0e-01 inf - - - follows",
     ]
     assert totals == "totals: approximation 2.0e-01, lowering 3.0e-07, runtime 2.5e-01"
     assert (

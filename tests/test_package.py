@@ -15,7 +15,10 @@ import pytest
 import edgekron
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxsim", "litert_torch", "ai_edge_litert", "jax")
+HEAVY = (
+    *("torch", "onnx", "onnxscript", "onnxruntime", "onnxsim", "litert_torch", "ai_edge_litert", "jax"),
+    *("ai_edge_quantizer", "PIL"),
+)
 
 
 def python(program: str, *, code: int = 0) -> str:

@@ -14,9 +14,10 @@ def test_tolerances_by_precision() -> None:
     assert tolerance_for("fp32") == Tolerance()
     assert tolerance_for("fp16") == Tolerance(rtol=2e-3)
     assert tolerance_for("fp16", 0.1, 1e-6) == Tolerance(0.1, 1e-6)
-    assert tolerance_for("int8") == Tolerance(rtol=0.1, floors=Floors(30.0, 0.999, 0.95))
+    assert tolerance_for("int8") == Tolerance(rtol=0.1, floors=Floors(30.0, 0.95))
     assert tolerance_for("int8", min_sqnr=20).floors == Floors(20)
-    assert tolerance_for("fp32", min_sqnr=60).floors == Floors(60, cosine=-1, top1=0)
+    assert tolerance_for("int8", min_top1=0.5).floors == Floors(30, 0.5)
+    assert tolerance_for("fp32", min_sqnr=60).floors == Floors(60, top1=0)
 
 
 def test_other_precisions_are_refused() -> None:

@@ -20,6 +20,7 @@ from edgekron.cli.options import (
     InputShape,
     Json,
     MinSqnr,
+    MinTop1,
     Model,
     Rtol,
     next_command,
@@ -125,6 +126,7 @@ def export(
     atol: Atol = 0.0,
     rtol: Rtol = None,
     min_sqnr: MinSqnr = None,
+    min_top1: MinTop1 = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Skip the comparison with PyTorch.")] = False,
     require_full_delegation: Annotated[
         bool,
@@ -191,6 +193,7 @@ def export(
                 atol=atol,
                 rtol=rtol,
                 min_sqnr=min_sqnr,
+                min_top1=min_top1,
                 verify=not no_verify,
                 require_full_delegation=require_full_delegation,
                 force=force,

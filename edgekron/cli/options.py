@@ -76,6 +76,12 @@ MinSqnr = Annotated[
     float | None,
     typer.Option(metavar="DB", help="Least signal to noise of the outputs. Default: of an int8 file 30 dB."),
 ]
+MinTop1 = Annotated[
+    float | None,
+    typer.Option(
+        metavar="FRACTION", help="Least share of equal top-1 of the outputs. Default: of an int8 file 0.95."
+    ),
+]
 Runtime = Annotated[
     str | None,
     typer.Option(

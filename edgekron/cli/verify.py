@@ -18,6 +18,7 @@ from edgekron.cli.options import (
     InputShape,
     Json,
     MinSqnr,
+    MinTop1,
     Rtol,
     Runtime,
     print_result,
@@ -37,6 +38,7 @@ def verify(
     atol: Atol = 0.0,
     rtol: Rtol = None,
     min_sqnr: MinSqnr = None,
+    min_top1: MinTop1 = None,
     layerwise: Annotated[
         bool, typer.Option("--layerwise", help="Find the layer at which the file departs, and all errors.")
     ] = False,
@@ -86,6 +88,7 @@ def verify(
             atol=atol,
             rtol=rtol,
             min_sqnr=min_sqnr,
+            min_top1=min_top1,
             runtime=runtime,
             layerwise=layerwise,
             original=checkpoints[1].model if original else None,

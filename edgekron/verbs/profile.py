@@ -100,7 +100,7 @@ class _Loaded:
         """Its outputs on the device with the reference's here, and what that is."""
         opened, manifest = self.opened, self.opened.manifest
         infos = opened.inputs(self.session)
-        trials = all_trials(infos, inputs, opened.precision if reference else "fp32")
+        trials = all_trials(infos, inputs, "fp32" if reference is None else opened.precision)
         if reference is None:
             here = opened.runtime()
             called = f"the same file on {here.name} {here.version()} of this machine"

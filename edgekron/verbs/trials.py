@@ -53,16 +53,18 @@ class Shown:
 
 
 def worst_run(trial: Trial, expected: list[Array], given: list[Array]) -> Shown:
-    """Of the runs of a trial, the one with the largest error."""
-    if trial.batch is None:
-        return Shown(trial.name, trial.inputs, expected, given)
+    """Of the runs of a trial, the one with the largest error; the first one if the shapes differ."""
     runs = list(trial.runs())
-    parts = [[np.split(y, len(runs)) for y in outputs] for outputs in (expected, given)]
-    errors = [
-        max(float(np.abs(a[k] - b[k]).max(initial=0.0)) for a, b in zip(*parts, strict=True))
-        for k in range(len(runs))
-    ]
-    worst = int(np.argmax(errors))
+    if len(runs) == 1:
+        return Shown(trial.name, runs[0], expected, given)
+    parts = [[np.array_split(y, len(runs)) for y in outputs] for outputs in (expected, given)]
+    worst = 0
+    if [y.shape for y in expected] == [y.shape for y in given]:
+        errors = [
+            max(float(np.abs(a[k] - b[k]).max(initial=0.0)) for a, b in zip(*parts, strict=True))
+            for k in range(len(runs))
+        ]
+        worst = int(np.argmax(errors))  # NaN comes first
     own = ([column[worst] for column in outputs] for outputs in parts)
     return Shown(f"{trial.name}, run {worst + 1}", runs[worst], *own)
 
@@ -104,10 +106,15 @@ def file_trial(path: Path, inputs: Sequence[TensorInfo]) -> Trial:
     return named_trial(path.name, read_arrays(path), inputs)
 
 
-def calibration_trial(calibration: Calibration, inputs: Sequence[TensorInfo]) -> Trial:
-    """All samples as one trial; of a free batch one at a time."""
-    name = f"{calibration.count} samples of {calibration.source}"
-    return Trial(name, calibration.arrays, batch=max(inputs[0].shape[0], 1))
+def calibration_trials(calibration: Calibration, inputs: Sequence[TensorInfo]) -> list[Trial]:
+    """All samples as one trial; of a free batch as one for each of some batches that they fill."""
+    own, trials = inputs[0].shape[0], []
+    for batch in FREE_BATCHES if own == -1 else (own,):
+        count = calibration.count // batch * batch
+        name = f"{count} samples of {calibration.source}" + (f", batch {batch}" if own == -1 else "")
+        if count:
+            trials.append(Trial(name, tuple(array[:count] for array in calibration.arrays), batch))
+    return trials
 
 
 def named_trial(name: str, arrays: Mapping[str, Array], inputs: Sequence[TensorInfo]) -> Trial:
@@ -147,7 +154,7 @@ def all_trials(
     """
     trials = [] if precision == "int8" else seeded_trials(inputs)
     trials += [file_trial(Path(each), inputs) for each in files]
-    trials += [calibration_trial(calibration, inputs)] if calibration else []
+    trials += calibration_trials(calibration, inputs) if calibration else []
     if not trials:
         raise UsageError(
             "an int8 file is compared on inputs like those it is for, not on random ones: give --inputs "
@@ -180,4 +187,6 @@ def session_outputs(session: Session, trials: Sequence[Trial], layout: str) -> l
 def _joined(runs: Iterable[list[Array]]) -> list[Array]:
     """The outputs of all runs, one behind the other."""
     columns = list(zip(*runs, strict=True))
-    return [column[0] if len(column) == 1 else np.concatenate(column) for column in columns]
+    return [
+        column[0] if len(column) == 1 else np.concatenate([*map(np.atleast_1d, column)]) for column in columns
+    ]

@@ -55,6 +55,7 @@ def verify(
     atol: float = 0.0,
     rtol: float | None = None,
     min_sqnr: float | None = None,
+    min_top1: float | None = None,
     runtime: str | None = None,
     layerwise: bool = False,
     original: nn.Module | None = None,
@@ -66,7 +67,7 @@ def verify(
 
     path: of the artifact; inputs: .npz files whose arrays are in PyTorch's layout; data, samples: see
     ``edgekron.calibration``, to compare on, too; atol, rtol: see ``edgekron.parity.Tolerance``, rtol by
-    default what suits the file's precision; min_sqnr: dB that outputs must reach, 30 by default in int8, see
+    default what suits the file's precision; min_sqnr, min_top1: dB and fraction that outputs must reach, see
     ``Floors`` there; runtime: by default the format's own. layerwise: find the layer at which the artifact
     departs, on the worst input; original: the network before compression, to tell what that cost each layer.
     bundle: a folder to write for others, with the artifact, its worst input, both outputs and a program that
@@ -87,7 +88,7 @@ def verify(
     names = opened.manifest.outputs if opened.manifest else None
     expected = reference_outputs(reference, trials)
     given = session_outputs(session, trials, opened.layout)
-    tolerance = tolerance_for(opened.precision, atol, rtol, min_sqnr)
+    tolerance = tolerance_for(opened.precision, atol, rtol, min_sqnr, min_top1)
 
     def write(shown: Shown, report: dict[str, Any], limits: Sequence[float]) -> None:
         if bundle is not None:

@@ -72,9 +72,8 @@ class OnnxExporter:
         if options.layout == "nhwc":
             raise UsageError("--layout nhwc is for TFLite; ONNX files keep PyTorch's nchw")
         lowered, plans = lower(model, inputs, layout=self.plan_layout, choose=choose, planned=self.plans)
-        batch = 1 if options.dynamic_batch else inputs[0].shape[0]
         if options.rebalance:
-            equalise(lowered, needed(calibration), batch)
+            equalise(lowered, needed(calibration), options.batch(inputs))
         names = numbered("input", len(inputs))
         with torch.no_grad():
             results = lowered(*inputs)
@@ -90,7 +89,7 @@ class OnnxExporter:
             case "int8":
                 from edgekron_onnx.quantization import quantize  # slow to import
 
-                proto = quantize(proto, needed(calibration), batch)
+                proto = quantize(proto, needed(calibration), options.batch(inputs))
             case _:
                 assert_never(options.precision)
         return Exported(_checked(proto, opset), "nchw", names, outputs, plans, at_load=stored)

@@ -13,16 +13,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else it writes files in the user's cache; before the import
-
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
-from onnxruntime import quantization
 
 from edgekron.artifact import Array
 from edgekron.calibration import Calibration
-from edgekron.errors import UnsupportedError
+from edgekron.errors import MissingExtraError, UnsupportedError
 from edgekron.quiet import quiet
 from edgekron.wording import one_line
 
@@ -39,6 +36,13 @@ def quantize(model: onnx.ModelProto, calibration: Calibration, batch: int) -> on
 
     Raises UnsupportedError if onnxruntime cannot quantize it.
     """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else it writes files in the user's cache; before the import
+    try:  # here: a runtime is not needed to export in other precisions
+        from onnxruntime import quantization
+    except ImportError as error:
+        raise MissingExtraError(
+            "int8 needs the package 'onnxruntime': pip install 'edgekron[onnx]'"
+        ) from error
     own = onnx.ModelProto()
     own.CopyFrom(model)
     _pool_means(own)
@@ -66,7 +70,7 @@ def quantize(model: onnx.ModelProto, calibration: Calibration, batch: int) -> on
         return onnx.load(path)
 
 
-class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+class _Reader:
     """Gives the samples to onnxruntime, batch by batch."""
 
     def __init__(self, calibration: Calibration, names: list[str], batch: int) -> None:

@@ -85,9 +85,8 @@ class TfliteExporter:
         lowered, plans = lower(
             model, inputs, layout=self.plan_layout, choose=choose, accept=self.accepts, planned=self.plans
         )
-        batch = 1 if options.dynamic_batch else inputs[0].shape[0]
         if options.rebalance:
-            equalise(lowered, needed(calibration), batch)
+            equalise(lowered, needed(calibration), options.batch(inputs))
         images = [k for k, x in enumerate(inputs) if x.dim() == 4]
         with torch.no_grad():
             results = lowered(*inputs)
@@ -114,7 +113,11 @@ class TfliteExporter:
             case "int8":
                 from edgekron_tflite.quantization import quantize  # slow to import
 
-                tree = quantize(pack(tree), _laid_out(needed(calibration), layout), batch, options.io)
+                samples = [
+                    dict(zip(names, to_layout(run, layout), strict=True))
+                    for run in needed(calibration).batches(options.batch(inputs))
+                ]
+                tree = quantize(pack(tree), samples, options.io)
                 warnings = (*warnings, _UNDELEGATED_INT8)
             case _:
                 assert_never(options.precision)
@@ -183,10 +186,6 @@ def _adds_bias(plan: Plan) -> bool:
 
 def _channels(plan: Plan) -> int:
     return plan.structure.weight_shape[1] * plan.convolution.groups
-
-
-def _laid_out(calibration: Calibration, layout: Layout) -> Calibration:
-    return Calibration(calibration.source, tuple(to_layout(calibration.arrays, layout)))
 
 
 def _repeated(inputs: Inputs, batch: int) -> Inputs:

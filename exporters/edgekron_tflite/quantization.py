@@ -7,13 +7,14 @@ ai-edge-quantizer's default cuts the largest logits off (14 dB for the bundled n
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_quantizer import calibrator, quantizer, recipe, recipe_manager
 from ai_edge_quantizer.utils import qsv_utils
 
-from edgekron.calibration import Calibration
+from edgekron.artifact import Array
 from edgekron.errors import UnsupportedError
 from edgekron.precision import Ends
 from edgekron.quiet import quiet
@@ -27,19 +28,16 @@ _FLOAT_ENDS = [
 ]
 
 
-def quantize(data: bytes, calibration: Calibration, batch: int, ends: Ends) -> Any:
-    """The file in int8 as the schema's object tree; batch: samples that it takes at once.
+def quantize(data: bytes, samples: Sequence[Mapping[str, Array]], ends: Ends) -> Any:
+    """The file in int8 as the schema's object tree.
 
-    calibration: in the layout of the file; ends: of its inputs and outputs. Raises UnsupportedError if
+    samples: inputs of the file by name; ends: the numbers it takes and gives. Raises UnsupportedError if
     ai-edge-quantizer cannot quantize it.
     """
     rules = recipe.static_wi8_ai8() + (_FLOAT_ENDS if ends == "float" else [])
     try:
         with quiet():
-            signature, about = next(iter(Interpreter(model_content=data).get_signature_list().items()))
-            samples = [
-                dict(zip(about["inputs"], arrays, strict=True)) for arrays in calibration.batches(batch)
-            ]
+            [signature] = Interpreter(model_content=data).get_signature_list()
             manager = recipe_manager.RecipeManager()
             manager.load_quantization_recipe(rules)
             ranges = calibrator.Calibrator(data, num_threads=1, qsv_update_func=qsv_utils.min_max_update)

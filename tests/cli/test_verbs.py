@@ -14,6 +14,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import edgekron
 from edgekron import bundled
@@ -300,6 +301,21 @@ def test_data_to_verify_on(folder: Path, run: Run) -> None:
     assert result.code == 0 and "3 samples of data.npz" in result.out
     result = run("verify", "a.onnx", "--reference", "state.pt", *common, "--data", folder)
     assert result.code == 2 and "the model file does not say how to prepare them" in result.err
+
+
+def test_images_are_prepared_as_the_model_file_says(folder: Path, run: Run) -> None:
+    from networks_of_a_user import build
+
+    metadata = {"preprocessing": {"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}}
+    factory = "networks_of_a_user:build"
+    edgekron.save(build(), "m.pt", example_inputs=torch.zeros(1, 3, 8, 8), factory=factory, metadata=metadata)
+    (folder / "images").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 9, 12, 3), np.uint8)
+    for k, each in enumerate(pixels):
+        Image.fromarray(each).save(folder / "images" / f"{k}.png")
+    options = ("--factory", factory, "--precision", "int8", "--data", "images", "--min-sqnr", 15)
+    result = run("export", "m.pt", "-f", "onnx", *options)
+    assert result.code == 0 and "'4 samples of images'" in result.out
 
 
 def test_int8(folder: Path, run: Run) -> None:

@@ -109,6 +109,23 @@ def test_int8_ends_take_floats_or_their_own_numbers(tmp_path: Path) -> None:
         np.testing.assert_array_equal(network.run([x])[0], y)
 
 
+class Two(nn.Module):
+    """Two inputs of very different ranges."""
+
+    def forward(self, one: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return one + one, other * 2
+
+
+def test_ranges_of_several_inputs_are_their_own(tmp_path: Path) -> None:
+    samples = (NOISE[:8, 0], 1000 * NOISE[:8, 1])
+    example = tuple(torch.from_numpy(each[:1]) for each in samples)
+    options = ExportOptions(precision="int8")
+    exported = EXPORTER.export(Two(), example, options, calibration=Calibration("samples", samples))
+    session = LiteRuntime().open(written(exported, tmp_path))
+    for found, sample in zip(session.run([each[:1] for each in samples]), samples, strict=True):
+        assert compare([[2 * sample[:1]]], [[found]]).rows[0].sqnr > 35
+
+
 def test_int8_needs_data() -> None:
     with pytest.raises(UsageError, match=r"int8 needs inputs like those the network will see, .*give --data"):
         EXPORTER.export(classifier(), (torch.zeros(1, 3, 8, 8),), ExportOptions(precision="int8"))

@@ -169,6 +169,7 @@ def test_int8_at_its_ends(tmp_path: Path) -> None:
     assert report.warnings[-1].startswith("plans were chosen by their cost in fp32")
     again = edgekron.verify(path, classifier(), data=samples, min_sqnr=20, layerwise=True)
     assert again.rows == report.parity.rows
+    assert again.attribution and all(row.sqnr and row.sqnr > 15 for row in again.attribution.layers)
     assert edgekron.bench([path], seconds=0)[str(path)].median > 0
 
 

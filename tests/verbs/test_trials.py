@@ -13,15 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from edgekron.artifact import Array, TensorInfo
+from edgekron.calibration import Calibration
 from edgekron.errors import UsageError
 from edgekron.verbs.trials import (
     Trial,
+    calibration_trials,
     file_trial,
     named_trial,
     reference_outputs,
     seeded_trials,
     session_outputs,
     torch_layout,
+    worst_run,
 )
 
 IMAGE = TensorInfo("image", (2, 3, 4, 5), "float32")
@@ -209,3 +212,29 @@ def test_reference_outputs_are_of_eval_mode_without_gradients() -> None:
     np.testing.assert_array_equal(same, x)
     np.testing.assert_allclose(linear, model.linear(torch.from_numpy(x)).detach().numpy())
     assert model.training
+
+
+def test_calibration_data_run_in_the_batches_of_the_file() -> None:
+    values = np.arange(6, dtype=np.float32).reshape(6, 1)
+    fixed = calibration_trials(Calibration("x", (values,)), (TensorInfo("input", (2, 1), "float32"),))
+    assert [(trial.name, trial.batch, len(list(trial.runs()))) for trial in fixed] == [
+        ("6 samples of x", 2, 3)
+    ]
+    free = calibration_trials(Calibration("x", (values,)), (TensorInfo("input", (-1, 1), "float32"),))
+    assert [(trial.name, [len(run[0]) for run in trial.runs()]) for trial in free] == [
+        ("6 samples of x, batch 1", [1] * 6),
+        ("4 samples of x, batch 4", [4]),
+    ]
+
+
+def test_the_worst_run_of_a_trial() -> None:
+    values = np.arange(6, dtype=np.float32).reshape(6, 1)
+    trial = Trial("x", (values,), batch=2)
+    given = values.copy()
+    given[3] += 1
+    shown = worst_run(trial, [values], [given])
+    assert (shown.name, shown.inputs[0].tolist()) == ("x, run 2", [[2], [3]])
+    assert (shown.expected[0].tolist(), shown.given[0].tolist()) == ([[2], [3]], [[2], [4]])
+    given[1] = np.nan
+    assert worst_run(trial, [values], [given]).name == "x, run 1"
+    assert worst_run(trial, [values], [np.ones((6, 2), np.float32)]).name == "x, run 1"
