@@ -52,6 +52,7 @@ from edgekron.checkpoint import read_checkpoint
 from edgekron.choice import Layer, PlanChoice, by_cost
 from edgekron.eligibility import ineligible
 from edgekron.errors import UsageError
+from edgekron.export_report import ExportReport
 from edgekron.exporter import Exporter
 from edgekron.files import write_atomically
 from edgekron.host import machine, pinned
@@ -69,7 +70,6 @@ from edgekron.structure import Structure
 from edgekron.table import table
 from edgekron.tune.cache import Cache
 from edgekron.tune.race import Timing, race, ratio_interval
-from edgekron.verbs.export import ExportReport
 from edgekron.verbs.trials import seeded_trials
 from edgekron.verbs.tune import tune_layers
 

@@ -16,12 +16,12 @@ import edgekron
 from edgekron.artifact import Array
 from edgekron.choice import by_cost
 from edgekron.errors import EdgekronError
+from edgekron.export_report import ExportReport
 from edgekron.lower import lower
 from edgekron.network import as_inputs
 from edgekron.parity import Tolerance, compare
 from edgekron.plugins import exporter
 from edgekron.runtime import Runtime
-from edgekron.verbs.export import ExportReport
 from edgekron.verbs.trials import Trial, reference_outputs, seeded_trials, session_outputs
 from runtime_tests.matrix import Case
 from runtime_tests.networks import NETWORKS, calibrated

@@ -15,12 +15,13 @@ from edgekron.checkpoint import read_checkpoint
 from edgekron.choice import PlanChoice
 from edgekron.cifar10 import load, normalise
 from edgekron.errors import UsageError
+from edgekron.export_report import ExportReport
 from edgekron.latency import LatencyReport, SpeedUp
 from edgekron.precision import Precision
 from edgekron.progress import Progress, silent
 from edgekron.table import table
 from edgekron.verbs.bench import bench
-from edgekron.verbs.export import ExportReport, export
+from edgekron.verbs.export import export
 from edgekron.verbs.open import open_artifact
 
 CHECKOUT_IMAGES = Path(__file__).parents[2] / "benchmarks" / "data"

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, assert_never
+from typing import assert_never
 
 from torch import Tensor, nn
 
-from edgekron import __version__, plugins
-from edgekron.artifact import Array, LayerRecord, Manifest, PlanRecord, StepRecord, TensorInfo, checksum
+from edgekron import plugins
+from edgekron.artifact import Array, Manifest, checksum
 from edgekron.calibration import SAMPLES, Data, read_calibration
 from edgekron.choice import Accept, Choice, ChoiceOptions, Choose, Guard, Layer, PlanChoice, by_cost, dense
 from edgekron.delegation import DelegationReport
 from edgekron.errors import ParityError, UndelegatedError, UsageError
-from edgekron.exporter import Exported, Exporter, ExportOptions, needed, numbered
+from edgekron.export_report import ExportReport, Rebalancing
+from edgekron.exporter import Exported, Exporter, ExportOptions, needed
 from edgekron.files import require_writable, write_atomically
 from edgekron.lower import compressed_layers
-from edgekron.network import Inputs, as_inputs, dense_macs, layer_macs, layer_uses, parameters, run_model
+from edgekron.network import Inputs, as_inputs, run_model
 from edgekron.parity import ParityReport, Tolerance, compare
-from edgekron.plan import Layout, Plan, figures
+from edgekron.plan import Layout, Plan
 from edgekron.plan.cost import Cpu
 from edgekron.precision import Ends, Precision, tolerance_for
 from edgekron.progress import Progress, silent
 from edgekron.tune.cache import Cache
+from edgekron.verbs.manifest import Source, inputs_of, manifest_of
 from edgekron.verbs.trials import (
     Trial,
     all_trials,
@@ -38,77 +39,6 @@ from edgekron.verbs.trials import (
 from edgekron.verbs.tune import tune_layers
 
 _UNMEASURED = "plans were chosen by their cost in fp32: whether a layer is faster dense in int8 is not known"
-
-
-class Source(Protocol):
-    """Where a network comes from; a Checkpoint is one."""
-
-    @property
-    def factory(self) -> str | None:
-        """'package.module:callable'."""
-
-    @property
-    def sha256(self) -> str:
-        """Checksum of the file."""
-
-
-@dataclass(frozen=True)
-class Rebalancing:
-    """Least SQNR of the outputs in dB, with the scales between factors chosen for int8 and as they were."""
-
-    with_it: float
-    without: float
-
-    @property
-    def helps(self) -> bool:
-        """Whether the file is written with it."""
-        return self.with_it > self.without
-
-    def __str__(self) -> str:
-        taken = "taken" if self.helps else "left out"
-        return f"rebalancing {taken}: SQNR {self.with_it:.1f} dB with it, {self.without:.1f} without"
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """The artifact that was written, and what was found on the way."""
-
-    path: Path
-    size: int
-    sha256: str
-    manifest: Manifest
-    parity: ParityReport | None
-    warnings: tuple[str, ...]
-    seconds: float
-    delegation: DelegationReport | None = None
-    rebalancing: Rebalancing | None = None
-
-    def __str__(self) -> str:
-        m = self.manifest
-        lines = [
-            f"{self.path}  {self.size:,} bytes  sha256 {self.sha256[:16]}",
-            f"parameters {m.parameters[1]:,} ({m.ratio:.2f}x fewer), MACs {m.macs[1]:,} "
-            f"({m.macs[0] / max(m.macs[1], 1):.2f}x fewer), {m.layout}, {m.precision}, "
-            f"{len(m.layers)} compressed layers",
-            self.parity.summary() if self.parity else "parity not verified",
-        ]
-        lines += [str(each) for each in (self.rebalancing,) if each]
-        lines += [self.delegation.summary()] if self.delegation else []
-        return "\n".join(lines + [f"warning: {text}" for text in self.warnings])
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {
-            "path": str(self.path),
-            "size": self.size,
-            "sha256": self.sha256,
-            "manifest": asdict(self.manifest) | {"ratio": self.manifest.ratio},
-            "parity": self.parity.to_json() if self.parity else None,
-            "warnings": list(self.warnings),
-            "delegation": self.delegation.to_json() if self.delegation else None,
-            "rebalancing": asdict(self.rebalancing) if self.rebalancing else None,
-            "seconds": self.seconds,
-        }
 
 
 def export(
@@ -176,7 +106,7 @@ def export(
     require_writable(path, force=force)
     tensors = as_inputs(example_inputs)
     run_model(model, tensors)  # inputs that do not fit are reported before the work
-    infos = _inputs(tensors, dynamic_batch)
+    infos = inputs_of(tensors, dynamic_batch)
     calibration = None if data is None else read_calibration(data, infos, samples)
     if precision == "int8":
         needed(calibration)
@@ -190,7 +120,7 @@ def export(
 
     def convert(options: ExportOptions) -> tuple[Exported, Manifest]:
         exported = exporter.export(model, tensors, options, choose_and_note, calibration)
-        return exported, _manifest(model, tensors, infos, exporter, exported, how, options, source)
+        return exported, manifest_of(model, tensors, infos, exporter, exported, how, options, source)
 
     progress("converting", 0, 3)
     exported, manifest = convert(options)
@@ -306,74 +236,3 @@ def _verify(
         names=exported.output_names,
         input_names=[trial.name for trial in trials],
     )
-
-
-def _inputs(tensors: Inputs, dynamic_batch: bool) -> tuple[TensorInfo, ...]:
-    """The inputs of the file, as the PyTorch network takes them."""
-    names = numbered("input", len(tensors))
-    return tuple(
-        TensorInfo(
-            name, (-1 if dynamic_batch else x.shape[0], *x.shape[1:]), str(x.dtype).removeprefix("torch.")
-        )
-        for name, x in zip(names, tensors, strict=True)
-    )
-
-
-def _manifest(
-    model: nn.Module,
-    tensors: Inputs,
-    infos: tuple[TensorInfo, ...],
-    exporter: Exporter,
-    exported: Exported,
-    how: ChoiceOptions,
-    options: ExportOptions,
-    source: Source | None,
-) -> Manifest:
-    parameters, macs = _sizes(model, tensors, exported)
-    layers = {
-        name: LayerRecord(str(plans[0].structure), tuple(map(_record, plans)))
-        for name, plans in exported.plans.items()
-    }
-    return Manifest(
-        format=exporter.format,
-        layout=exported.layout,
-        inputs=infos,
-        outputs=exported.output_names,
-        parameters=parameters,
-        macs=macs,
-        layers=layers,
-        options=asdict(how) | asdict(options),
-        factory=source.factory if source else None,
-        source_sha256=source.sha256 if source else None,
-        version=__version__,
-    )
-
-
-def _record(plan: Plan) -> PlanRecord:
-    head, *lines = str(plan).split("\n")
-    steps = (
-        StepRecord(line.strip(), own.macs, own.bytes, own.peak)
-        for line, own in zip(lines, figures(plan).steps, strict=True)
-    )
-    return PlanRecord(head, tuple(steps))
-
-
-def _sizes(model: nn.Module, tensors: Inputs, exported: Exported) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Parameters and MACs: of the dense network, and of the file."""
-    stored = dense = parameters(model)
-    macs = whole = 0
-    for name, use in layer_uses(model, tensors).items():
-        plans = {plan.convolution.size: plan for plan in exported.plans.get(name, ())}
-        whole += dense_macs(use)
-        if not plans:
-            macs += layer_macs(use)
-            continue
-        structure = next(iter(plans.values())).structure
-        weight = math.prod(structure.weight_shape)
-        dense += weight - structure.parameters
-        macs += sum(count * plans[size].macs for size, count in use.sizes.items())
-        if name in exported.at_load:
-            continue
-        merges = {plan.merges for plan in plans.values()}
-        stored += sum(structure.merge(each).parameters for each in merges) - structure.parameters
-    return (dense, stored), (whole, macs)

@@ -27,10 +27,11 @@ from edgekron.errors import (
     UnsupportedError,
     UsageError,
 )
+from edgekron.export_report import ExportReport
 from edgekron.exporter import Exported
 from edgekron.layers import KroneckerConv2d
 from edgekron.lowered import LoweredLayer
-from edgekron.verbs.export import ExportReport, export
+from edgekron.verbs.export import export
 from edgekron.verbs.open import open_artifact
 from edgekron_onnx.exporter import OnnxExporter
 from edgekron_onnx.runtime import OnnxRuntime

@@ -14,7 +14,8 @@ from torch import nn
 from edgekron import bundled
 from edgekron.checkpoint import save
 from edgekron.errors import UsageError
-from edgekron.verbs.export import ExportReport, export
+from edgekron.export_report import ExportReport
+from edgekron.verbs.export import export
 from edgekron.verbs.inspect import ArtifactReport, CheckpointReport, inspect
 from tests.edgekron_tflite import foreign
 from tests.samples import convolution

@@ -1,0 +1,70 @@
+"""Export report: the artifact that was written, and what was found on the way."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekron.artifact import Manifest
+from edgekron.delegation import DelegationReport
+from edgekron.parity import ParityReport
+
+
+@dataclass(frozen=True)
+class Rebalancing:
+    """Least SQNR of the outputs in dB, with the scales between factors chosen for int8 and as they were."""
+
+    with_it: float
+    without: float
+
+    @property
+    def helps(self) -> bool:
+        """Whether the file is written with it."""
+        return self.with_it > self.without
+
+    def __str__(self) -> str:
+        taken = "taken" if self.helps else "left out"
+        return f"rebalancing {taken}: SQNR {self.with_it:.1f} dB with it, {self.without:.1f} without"
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """The artifact that was written, and what was found on the way."""
+
+    path: Path
+    size: int
+    sha256: str
+    manifest: Manifest
+    parity: ParityReport | None
+    warnings: tuple[str, ...]
+    seconds: float
+    delegation: DelegationReport | None = None
+    rebalancing: Rebalancing | None = None
+
+    def __str__(self) -> str:
+        m = self.manifest
+        lines = [
+            f"{self.path}  {self.size:,} bytes  sha256 {self.sha256[:16]}",
+            f"parameters {m.parameters[1]:,} ({m.ratio:.2f}x fewer), MACs {m.macs[1]:,} "
+            f"({m.macs[0] / max(m.macs[1], 1):.2f}x fewer), {m.layout}, {m.precision}, "
+            f"{len(m.layers)} compressed layers",
+            self.parity.summary() if self.parity else "parity not verified",
+        ]
+        lines += [str(each) for each in (self.rebalancing,) if each]
+        lines += [self.delegation.summary()] if self.delegation else []
+        return "\n".join(lines + [f"warning: {text}" for text in self.warnings])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "path": str(self.path),
+            "size": self.size,
+            "sha256": self.sha256,
+            "manifest": asdict(self.manifest) | {"ratio": self.manifest.ratio},
+            "parity": self.parity.to_json() if self.parity else None,
+            "warnings": list(self.warnings),
+            "delegation": self.delegation.to_json() if self.delegation else None,
+            "rebalancing": asdict(self.rebalancing) if self.rebalancing else None,
+            "seconds": self.seconds,
+        }
