@@ -1,9 +1,10 @@
-"""Batch: free the batch of a file, by comparing what the converter makes of two and of three images.
+"""Batch: free the batch of a file, by comparing what the converter makes of two numbers of images.
 
 litert-torch's own dynamic shapes reach it as a nonsense number: reshapes and pads are refused, slices
 come out wrong (0.10). A file made for a fixed batch nearly takes any: the interpreter derives all
 shapes from those of the inputs. Only constants that say a shape, and differ between the two files,
-have to be told to do so as well.
+have to be told to do so as well. The converter stores equal constants once, so a shape that happens to equal
+another constant for one of the numbers would look like another network: they are such that none does.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from numpy.typing import NDArray
 from edgekron.errors import UnsupportedError
 from edgekron_tflite.flatbuffer import code_names
 
-TWO, THREE = 2, 3
+FEWER, MORE = 11, 13
+"""Images; extents of networks are seldom multiples of these."""
 _SHAPE_INPUTS = {("RESHAPE", 1), ("SLICE", 2), ("STRIDED_SLICE", 2)}
 
 
 def free_batch(model: Any, other: Any) -> None:
-    """Let a model that was converted for two images take any number; `other` is the same for three.
+    """Let a model that was converted for FEWER images take any number; `other` is the same for MORE.
 
     Raises UnsupportedError if they differ in more than shapes.
     """
@@ -52,12 +54,12 @@ def _free_constant(
     name: str, options: Any, buffer: Any, wanted: list[NDArray[np.int32]], extents: list[NDArray[np.int32]]
 ) -> None:
     """Replace what a shape says of the batch by 'whatever is there'."""
-    two, three = wanted
-    (axes,) = np.nonzero(two != three)
+    fewer, more = wanted
+    (axes,) = np.nonzero(fewer != more)
     if name == "RESHAPE":
         if len(axes) > 1:
             _refuse("it stands on several axes of a reshape")
-        free = np.where(two != three, -1, two).astype(np.int32)
+        free = np.where(fewer != more, -1, fewer).astype(np.int32)
         buffer.data = free.view(np.uint8)
         if options is not None:
             options.newShape = free
@@ -67,17 +69,17 @@ def _free_constant(
     if name == "STRIDED_SLICE":  # the same constant may serve others: leave it, and say 'to the end'
         options.endMask |= sum(1 << int(axis) for axis in axes)
     else:
-        buffer.data = np.where(two != three, -1, two).astype(np.int32).view(np.uint8)
+        buffer.data = np.where(fewer != more, -1, fewer).astype(np.int32).view(np.uint8)
 
 
 def _free_tensor(tensor: Any, peer: Any) -> None:
-    two, three = np.asarray(tensor.shape), np.asarray(peer.shape)
-    free = two != three
-    if (two[free] * THREE != three[free] * TWO).any():
-        _refuse(f"a shape is {two.tolist()} for two images, but {three.tolist()} for three")
+    fewer, more = np.asarray(tensor.shape), np.asarray(peer.shape)
+    free = fewer != more
+    if (fewer[free] * MORE != more[free] * FEWER).any():
+        _refuse(f"a shape is {fewer.tolist()} for {FEWER} images, but {more.tolist()} for {MORE}")
     if free.any():
-        tensor.shape = np.where(free, two // TWO, two).astype(np.int32)
-        tensor.shapeSignature = np.where(free, -1, two).astype(np.int32)
+        tensor.shape = np.where(free, fewer // FEWER, fewer).astype(np.int32)
+        tensor.shapeSignature = np.where(free, -1, fewer).astype(np.int32)
 
 
 def _wiring(graph: Any) -> list[tuple[int, list[int], list[int]]]:

@@ -30,7 +30,7 @@ from edgekron.plan.steps import AddBias, Convolve
 from edgekron.quiet import quiet
 from edgekron.wording import one_line
 from edgekron_tflite.activations import TRANSPOSES
-from edgekron_tflite.batch import THREE, TWO, free_batch
+from edgekron_tflite.batch import FEWER, MORE, free_batch
 from edgekron_tflite.delegation import MOST_CONCATENATED
 from edgekron_tflite.exposure import expose
 from edgekron_tflite.flatbuffer import get_metadata, pack, parse, rename, set_metadata
@@ -95,8 +95,8 @@ class TfliteExporter:
         names, outputs = numbered("input", len(inputs)), numbered("output", len(results))
         last = (images, image_results) if layout == "nhwc" else ([], [])
         if options.dynamic_batch:
-            tree, asked = _convert(lowered, _repeated(inputs, TWO), *last)
-            free_batch(tree, _convert(lowered, _repeated(inputs, THREE), *last)[0])
+            tree, asked = _convert(lowered, _repeated(inputs, FEWER), *last)
+            free_batch(tree, _convert(lowered, _repeated(inputs, MORE), *last)[0])
         else:
             tree, asked = _convert(lowered, inputs, *last)
         rename(tree, names, outputs)

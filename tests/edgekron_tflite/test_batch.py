@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from edgekron.errors import UnsupportedError
 from edgekron.exporter import ExportOptions
-from edgekron_tflite.batch import free_batch
+from edgekron_tflite.batch import FEWER, MORE, free_batch
 from edgekron_tflite.exporter import TfliteExporter
 from tests.edgekron_tflite import foreign
 from tests.edgekron_tflite.test_exporter import check_equal
@@ -100,8 +100,8 @@ def with_constant(batch: int, builtin: int, values: list[int], options: Any) -> 
 
 
 def free(make: Callable[[int], Any]) -> Any:
-    model = make(2)
-    free_batch(model, make(3))
+    model = make(FEWER)
+    free_batch(model, make(MORE))
     return model
 
 
@@ -141,6 +141,6 @@ def test_shapes_that_are_no_multiple_of_the_batch() -> None:
     with pytest.raises(UnsupportedError) as error:
         free(lambda n: foreign.tree(batch=n + 1))
     assert str(error.value) == (
-        "this network cannot take any number of images in TFLite: a shape is [3, 3] for two images, but "
-        "[4, 3] for three; leave out --dynamic-batch"
+        "this network cannot take any number of images in TFLite: a shape is [12, 3] for 11 images, but "
+        "[14, 3] for 13; leave out --dynamic-batch"
     )
