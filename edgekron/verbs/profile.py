@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from torch import nn
 
@@ -23,8 +24,9 @@ from edgekron.profiled import ProfiledFile, ProfileReport
 from edgekron.verbs.open import Opened, open_artifact
 from edgekron.verbs.trials import all_trials, reference_outputs, seeded_trials, session_outputs
 
+Item = TypeVar("Item")
 Progress = Callable[[str, float], None]
-"""Told what is done, "cooling" or "measuring", and the fraction, 0 to 1."""
+"""Told what is done, such as opening or measuring, and the fraction, 0 to 1."""
 _VERSIONS = ("runtime", "version", "python", "numpy")
 _LOOKS = 4
 """How often conditions are asked for while latency is measured."""
@@ -66,16 +68,21 @@ def profile(
     with plugins.device(device, options).connect(threads) as connection:
         loaded = [
             _Loaded(each, connection.open(each.path, name))
-            for each, name in zip(opened, runtimes, strict=True)
+            for each, name in _told(progress, "opening", [*zip(opened, runtimes, strict=True)])
         ]
-        compared = [each.compared(reference, inputs, atol, rtol) for each in loaded[: len(artifacts)]]
+        compared = [
+            each.compared(reference, inputs, atol, rtol)
+            for each in _told(progress, "comparing", loaded[: len(artifacts)])
+        ]
         parities = [*compared, *[(None, None)] * (len(loaded) - len(artifacts))]
         before = cooled(
             connection.conditions, limit=max_temperature, waiting=lambda: progress("cooling", 0.0)
         )
         latency, during = _latency(loaded, connection, seconds, progress)
         after = connection.conditions()
-        files = tuple(each.profiled(*parity) for each, parity in zip(loaded, parities, strict=True))
+        pairs = [*zip(loaded, parities, strict=True)]
+        last = "finishing" if latency else "counting"
+        files = tuple(each.profiled(*parity) for each, parity in _told(progress, last, pairs))
     if latency:
         latency = replace(latency, machine=before.machine)
     return ProfileReport(device, threads, files, latency, before, during, after)
@@ -131,6 +138,14 @@ class _Loaded:
             delegate=greeting.get("delegate"),
             log=self.session.log(),
         )
+
+
+def _told(progress: Progress, doing: str, items: Sequence[Item]) -> Iterator[Item]:
+    """The items; progress is told of each."""
+    for done, item in enumerate(items):
+        progress(doing, done / len(items))
+        yield item
+    progress(doing, 1.0)
 
 
 def _latency(
