@@ -47,6 +47,21 @@ class Clocked(Protocol):
         """Time of this many runs, ns."""
 
 
+@dataclass(frozen=True, eq=False)
+class ClockedRun:
+    """One inference elsewhere; time: gives the nanoseconds of so many runs."""
+
+    time: Callable[[int], int]
+
+    def __call__(self) -> int:
+        """Run once."""
+        return self.time(1)
+
+    def nanoseconds(self, calls: int) -> int:
+        """Time of this many runs."""
+        return self.time(calls)
+
+
 Candidate = Callable[[], object] | Clocked
 
 

@@ -11,12 +11,13 @@ import threading
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from edgekron.artifact import Array, TensorInfo
 from edgekron.errors import UnavailableError, UsageError
 from edgekron.instructions import Instructions
+from edgekron.latency import ClockedRun
 from edgekron.wording import printable
 from edgekron.worker import pack, read_frame, unpack, write_frame
 
@@ -72,7 +73,7 @@ class WorkerSession:
 
     def clocked(self, inputs: Sequence[Array]) -> ClockedRun:
         """Runs on these inputs, timed where they happen."""
-        return ClockedRun(self, tuple(inputs))
+        return ClockedRun(partial(self.nanoseconds, tuple(inputs)))
 
     def instructions(self, inputs: Sequence[Array]) -> Instructions | None:
         """Not counted where a worker runs as it is."""
@@ -153,22 +154,6 @@ class WorkerSession:
                 how = f"was ended by {signal.Signals(-code).name}"
         lines = self.log()
         return how + (f"; its last line was: {lines[-1].strip()}" if lines else "")
-
-
-@dataclass(frozen=True, eq=False)
-class ClockedRun:
-    """One inference of a worker; a candidate of `edgekron.latency.measure` that brings its own clock."""
-
-    session: WorkerSession
-    inputs: tuple[Array, ...]
-
-    def __call__(self) -> int:
-        """Run once."""
-        return self.nanoseconds(1)
-
-    def nanoseconds(self, calls: int) -> int:
-        """Time of this many runs."""
-        return self.session.nanoseconds(self.inputs, calls)
 
 
 def _numbered(inputs: Sequence[Array]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import re
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from edgekron.artifact import Array, TensorInfo, checksum
 from edgekron.errors import UnavailableError, UsageError
 from edgekron.files import read_whole
 from edgekron.instructions import Instructions
+from edgekron.latency import ClockedRun
 from edgekron.wording import printable
 from edgekron_adb.cores import allowed, pinned
 from edgekron_adb.failures import of_program
@@ -66,9 +67,9 @@ class OnnxSession:
         names = [f"{self._prefix}-out{k}.raw" for k in range(len(infos))]
         return self._folder.pull_arrays(names, [(info["dtype"], tuple(info["shape"])) for info in infos])
 
-    def clocked(self, inputs: Sequence[Array]) -> ClockedOnnx:
+    def clocked(self, inputs: Sequence[Array]) -> ClockedRun:
         """Runs on these inputs, timed on the phone."""
-        return ClockedOnnx(self, tuple(inputs))
+        return ClockedRun(partial(self.nanoseconds, tuple(inputs)))
 
     def instructions(self, inputs: Sequence[Array]) -> Instructions | None:
         """Not counted on a phone."""
@@ -88,7 +89,8 @@ class OnnxSession:
         if inputs is not self._held:
             self._run(inputs)
         answer = self._answer(f"time {runs}\n", "run this file")
-        self._peak = 1024 * int(answer["peak_kb"])
+        told = answer["peak_kb"]  # null where the phone does not tell
+        self._peak = None if told is None else 1024 * int(told)
         return sum(answer["nanoseconds"])
 
     def _run(self, inputs: tuple[Array, ...]) -> list[dict[str, Any]]:
@@ -133,19 +135,3 @@ class OnnxSession:
         code = self.close()
         self._folder.client.require_present()
         raise UnavailableError(f"{self._folder.client} {of_program('ekrun', code or 0, self._job.said())}")
-
-
-@dataclass(frozen=True, eq=False)
-class ClockedOnnx:
-    """One inference; a candidate of `edgekron.latency.measure` that brings its own clock."""
-
-    session: OnnxSession
-    inputs: tuple[Array, ...]
-
-    def __call__(self) -> int:
-        """Run once."""
-        return self.nanoseconds(1)
-
-    def nanoseconds(self, calls: int) -> int:
-        """Time of this many runs."""
-        return self.session.nanoseconds(self.inputs, calls)

@@ -103,7 +103,7 @@ class DemoReport:
 
     @property
     def int8_speedups(self) -> dict[str, SpeedUp]:
-        """Of the compressed network against the dense one where both are int8, by runtime."""
+        """Of the compressed network against the dense one where both are int8, by file."""
         found = {}
         for report in self.latency:
             dense, small = (

@@ -4,7 +4,8 @@ litert-torch's own dynamic shapes reach it as a nonsense number: reshapes and pa
 come out wrong (0.10). A file made for a fixed batch nearly takes any: the interpreter derives all
 shapes from those of the inputs. Only constants that say a shape, and differ between the two files,
 have to be told to do so as well. The converter stores equal constants once, so a shape that happens to equal
-another constant for one of the numbers would look like another network: they are such that none does.
+another constant for one of the two numbers looks like another network, which is refused: hence two primes
+that extents are seldom multiples of.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from edgekron.errors import UnsupportedError
 from edgekron_tflite.flatbuffer import code_names
 
 FEWER, MORE = 11, 13
-"""Images; extents of networks are seldom multiples of these."""
+"""Images."""
 _SHAPE_INPUTS = {("RESHAPE", 1), ("SLICE", 2), ("STRIDED_SLICE", 2)}
 
 

@@ -154,6 +154,22 @@ def test_programs_that_do_not_run(program: str, message: str, phone: Phone, tmp_
     assert said.startswith(start.format("benchmark_model"))
 
 
+def test_a_phone_that_does_not_tell_memory(phone: Phone, tmp_path: Path) -> None:
+    infos = '[{"name": "a", "shape": [2, 3], "dtype": "float32"}]'
+    answers = (
+        f"""echo '{{"runtime": "onnxruntime", "version": "1.0", "inputs": {infos}, "outputs": []}}'\n"""
+        "while read -r word rest; do\n"
+        """    [ "$word" = run ] && echo '{"outputs": [], "nanoseconds": [1]}'\n"""
+        """    [ "$word" = time ] && echo '{"nanoseconds": [3, 4], "peak_kb": null}'\n"""
+        "done"
+    )
+    with AdbDevice(runner=str(ekrun(tmp_path / "r", answers))).connect(1) as connection:
+        session = connection.open(sums(tmp_path / "m.onnx"), "onnxruntime")
+        clocked = session.clocked([np.zeros((2, 3), np.float32)])
+        assert clocked and clocked.nanoseconds(2) == 7
+        assert session.peak_bytes() is None
+
+
 def test_programs_that_say_something_else(phone: Phone, tmp_path: Path) -> None:
     path, runner = sums(tmp_path / "m.onnx"), str(ekrun(tmp_path / "r", "echo Welcome; cat"))
     assert " does not speak as ekrun does: 'Welcome'" in run(path, "onnxruntime", runner=runner)

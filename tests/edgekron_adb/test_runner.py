@@ -238,11 +238,9 @@ def test_stdin_closing_ends_it_in_the_middle_of_a_run(ekrun: Path, tmp_path: Pat
         ask.process.stdin.write("time 10000000\n")  # many seconds
         ask.process.stdin.flush()
         time.sleep(0.2)
-        start = time.monotonic()
         ask.process.stdin.close()
         assert ask.process.wait(10) == 0
-        assert ask.process.stdout and ask.process.stdout.read() == ""
-        assert time.monotonic() - start < 2
+        assert ask.process.stdout and ask.process.stdout.read() == ""  # not the answer
 
 
 def test_strings_are_escaped(ekrun: Path, tmp_path: Path) -> None:
