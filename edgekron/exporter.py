@@ -19,6 +19,7 @@ from edgekron.choice import Choose, by_cost
 from edgekron.errors import UsageError
 from edgekron.network import Inputs
 from edgekron.plan import Layout, Plan
+from edgekron.plan.cost import Arithmetic
 from edgekron.precision import Ends, Precision, require_precision
 
 
@@ -145,12 +146,13 @@ class Exporter(Protocol):
         needs (UsageError without).
         """
 
-    def layers(self, plans: Sequence[Plan]) -> list[bytes]:
-        """One file for each plan: the layer alone, on one image in float32, with random weights.
+    def layers(self, plans: Sequence[Plan], arithmetic: Arithmetic = "fp32") -> list[bytes]:
+        """One file for each plan: the layer alone, on one image, with random weights.
 
-        What is raced is what is exported: operators, attributes and shapes are those of `export`. Where
-        the latency of a layer depends on the form in which its neighbours hand over their outputs, it
-        stands between two of them that do little, the same for all its plans.
+        In int8 it takes and gives quantized images, as between two layers of a network. What is raced is
+        what is exported: operators, attributes and shapes are those of `export`. Where the latency of a layer
+        depends on the form in which its neighbours hand over their outputs, it stands between two of them
+        that do little, the same for all its plans.
         """
 
     def with_manifest(self, data: bytes, manifest: Manifest) -> bytes:

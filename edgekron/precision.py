@@ -7,6 +7,7 @@ from typing import Literal, assert_never, cast, get_args
 
 from edgekron.errors import UsageError
 from edgekron.parity import Floors, Tolerance
+from edgekron.plan.cost import Arithmetic
 
 Precision = Literal["fp32", "fp16", "int8"]
 """fp16: weights in half precision, made float32 when a runtime opens the file, and computed in it; int8:
@@ -15,6 +16,8 @@ Ends = Literal["float", "int8"]
 """Of an int8 file: the numbers in which it takes its inputs and gives its outputs."""
 
 
+ARITHMETIC: dict[Precision, Arithmetic] = {"fp32": "fp32", "fp16": "fp32", "int8": "int8"}
+"""What a file of each precision is computed in."""
 NO_FLOORS = Floors(sqnr=-1000.0, top1=0.0)
 
 

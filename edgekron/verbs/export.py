@@ -25,8 +25,8 @@ from edgekron.lower import compressed_layers
 from edgekron.network import Inputs, as_inputs, run_model
 from edgekron.parity import ParityReport, Tolerance, compare
 from edgekron.plan import Layout, Plan
-from edgekron.plan.cost import Cpu
-from edgekron.precision import Ends, Precision, tolerance_for
+from edgekron.plan.cost import Arithmetic, Cpu
+from edgekron.precision import ARITHMETIC, Ends, Precision, tolerance_for
 from edgekron.progress import Progress, silent
 from edgekron.tune.cache import Cache
 from edgekron.verbs.manifest import Source, inputs_of, manifest_of
@@ -37,8 +37,6 @@ from edgekron.verbs.trials import (
     session_outputs,
 )
 from edgekron.verbs.tune import tune_layers
-
-_UNMEASURED = "plans were chosen by their cost in fp32: whether a layer is faster dense in int8 is not known"
 
 
 def export(
@@ -96,8 +94,6 @@ def export(
     path, start = Path(path), time.monotonic()
     how = ChoiceOptions(plan, guard, threads, cpu)
     options = ExportOptions(opset, dynamic_batch, layout, at_load=guard == "size", precision=precision, io=io)
-    if precision == "int8" and plan == "tuned":
-        raise UsageError("plans are raced in fp32 so far: with int8 use --plan auto")
     tolerance = tolerance_for(precision, atol, rtol, min_sqnr, min_top1)
     exporter = plugins.exporter(format or plugins.format_of(path))
     plugins.require_suffix(path, exporter)
@@ -110,7 +106,7 @@ def export(
     calibration = None if data is None else read_calibration(data, infos, samples)
     if precision == "int8":
         needed(calibration)
-    choose, notes = _choose(model, tensors, exporter, how, progress)
+    choose, notes = _choose(model, tensors, exporter, how, ARITHMETIC[precision], progress)
     reasons: dict[Plan, str] = {}
 
     def choose_and_note(layer: Layer, accept: Accept) -> Choice:
@@ -152,8 +148,7 @@ def export(
     progress("written", 3, 3)
     seconds = time.monotonic() - start
     left = delegation.warnings() if delegation else ()
-    unmeasured = (_UNMEASURED,) if precision == "int8" and exported.plans else ()
-    warnings = (*_densified(exported, reasons), *notes, *exported.warnings, *unmeasured, *left)
+    warnings = (*_densified(exported, reasons), *notes, *exported.warnings, *left)
     return ExportReport(
         path, len(data), checksum(data), manifest, report, warnings, seconds, delegation, rebalancing
     )
@@ -183,7 +178,12 @@ def _delegation(exporter: Exporter, exported: Exported, *, required: bool) -> De
 
 
 def _choose(
-    model: nn.Module, tensors: Inputs, exporter: Exporter, how: ChoiceOptions, progress: Progress
+    model: nn.Module,
+    tensors: Inputs,
+    exporter: Exporter,
+    how: ChoiceOptions,
+    arithmetic: Arithmetic,
+    progress: Progress,
 ) -> tuple[Choose, tuple[str, ...]]:
     """How plans are chosen, and what is to be told of it."""
     match how.plan:
@@ -192,7 +192,7 @@ def _choose(
         case "dense":
             return dense, ()
         case "tuned":
-            layers = compressed_layers(model, tensors, exporter.plan_layout)
+            layers = compressed_layers(model, tensors, exporter.plan_layout, arithmetic)
             with Cache() as cache:
                 tuned = tune_layers(layers, exporter, cache, threads=how.threads, progress=progress)
             notes = (cache.warning,) if cache.warning else ()

@@ -22,6 +22,8 @@ from edgekron.layers import KroneckerLayer
 from edgekron.lower import lower
 from edgekron.network import Inputs
 from edgekron.plan import Layout, Plan
+from edgekron.plan.cost import Arithmetic
+from edgekron.precision import ARITHMETIC
 from edgekron.quiet import quiet
 from edgekron.wording import one_line
 from edgekron_onnx.at_load import is_stored_dense, store_factors
@@ -71,7 +73,14 @@ class OnnxExporter:
             raise UsageError("--io int8 is for TFLite; ONNX files take and give floats")
         if options.layout == "nhwc":
             raise UsageError("--layout nhwc is for TFLite; ONNX files keep PyTorch's nchw")
-        lowered, plans = lower(model, inputs, layout=self.plan_layout, choose=choose, planned=self.plans)
+        lowered, plans = lower(
+            model,
+            inputs,
+            layout=self.plan_layout,
+            arithmetic=ARITHMETIC[options.precision],
+            choose=choose,
+            planned=self.plans,
+        )
         if options.rebalance:
             equalise(lowered, needed(calibration), options.batch(inputs))
         names = numbered("input", len(inputs))
@@ -94,16 +103,17 @@ class OnnxExporter:
                 assert_never(options.precision)
         return Exported(_checked(proto, opset), "nchw", names, outputs, plans, at_load=stored)
 
-    def layers(self, plans: Sequence[Plan]) -> list[bytes]:
+    def layers(self, plans: Sequence[Plan], arithmetic: Arithmetic = "fp32") -> list[bytes]:
         """Written from the plans; a layer over two axes stands between two convolutions."""
-        return [
-            _serialized(
-                layer_model(
-                    plan, *random_weights(plan), opset=DEFAULT_OPSET, between=plan.convolution.axes == 2
-                )
-            )
+        models = [
+            layer_model(plan, *random_weights(plan), opset=DEFAULT_OPSET, between=plan.convolution.axes == 2)
             for plan in plans
         ]
+        if arithmetic == "int8":
+            from edgekron_onnx.quantization import quantize_layer  # slow to import
+
+            models = [quantize_layer(model) for model in models]
+        return [_serialized(model) for model in models]
 
     def with_manifest(self, data: bytes, manifest: Manifest) -> bytes:
         """The same file with the manifest in its metadata."""

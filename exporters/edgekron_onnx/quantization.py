@@ -70,6 +70,26 @@ def quantize(model: onnx.ModelProto, calibration: Calibration, batch: int) -> on
         return onnx.load(path)
 
 
+def quantize_layer(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model of one layer in int8, with ranges of a random image; it takes and gives what is quantized."""
+    [before] = model.graph.input
+    shape = [extent.dim_value for extent in before.type.tensor_type.shape.dim]
+    image = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    own = quantize(model, Calibration("a random image", (image,)), 1)
+    graph = own.graph
+    for node in list(graph.node):
+        first, last = node.input[0] == graph.input[0].name, node.output[0] == graph.output[0].name
+        if first and node.op_type == "QuantizeLinear":
+            value, name = graph.input[0], node.output[0]
+        elif last and node.op_type == "DequantizeLinear":
+            value, name = graph.output[0], node.input[0]
+        else:
+            continue
+        value.name, value.type.tensor_type.elem_type = name, onnx.TensorProto.UINT8
+        graph.node.remove(node)
+    return own
+
+
 class _Reader:
     """Gives the samples to onnxruntime, batch by batch."""
 

@@ -26,7 +26,9 @@ from edgekron.lower import lower
 from edgekron.lowered import LoweredLayer
 from edgekron.network import Inputs
 from edgekron.plan import Layout, Plan
+from edgekron.plan.cost import Arithmetic
 from edgekron.plan.steps import AddBias, Convolve
+from edgekron.precision import ARITHMETIC
 from edgekron.quiet import quiet
 from edgekron.wording import one_line
 from edgekron_tflite.activations import TRANSPOSES
@@ -83,7 +85,13 @@ class TfliteExporter:
             raise UsageError("--opset is for ONNX; TFLite operators have versions of their own")
         layout: Layout = options.layout or "nhwc"
         lowered, plans = lower(
-            model, inputs, layout=self.plan_layout, choose=choose, accept=self.accepts, planned=self.plans
+            model,
+            inputs,
+            layout=self.plan_layout,
+            arithmetic=ARITHMETIC[options.precision],
+            choose=choose,
+            accept=self.accepts,
+            planned=self.plans,
         )
         if options.rebalance:
             equalise(lowered, needed(calibration), options.batch(inputs))
@@ -123,7 +131,7 @@ class TfliteExporter:
                 assert_never(options.precision)
         return Exported(pack(tree), layout, names, outputs, plans, warnings)
 
-    def layers(self, plans: Sequence[Plan]) -> list[bytes]:
+    def layers(self, plans: Sequence[Plan], arithmetic: Arithmetic = "fp32") -> list[bytes]:
         """Converted side by side, then taken apart.
 
         Images stay channels-last between all operators, so that a layer needs no neighbours.
@@ -131,7 +139,12 @@ class TfliteExporter:
         branches = _Branches(plans).eval()
         inputs = branches.inputs()
         images = [k for k, x in enumerate(inputs) if x.dim() == 4]
-        return [pack(part) for part in split(_convert(branches, inputs, images, images)[0])]
+        tree = _convert(branches, inputs, images, images)[0]
+        if arithmetic == "int8":
+            from edgekron_tflite.quantization import quantize_random  # slow to import
+
+            tree = quantize_random(pack(tree))
+        return [pack(part) for part in split(tree)]
 
     def with_manifest(self, data: bytes, manifest: Manifest) -> bytes:
         """The same file with the manifest in its metadata."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_quantizer import calibrator, quantizer, recipe, recipe_manager
 from ai_edge_quantizer.utils import qsv_utils
@@ -50,3 +51,15 @@ def quantize(data: bytes, samples: Sequence[Mapping[str, Array]], ends: Ends) ->
         ) from error
     shorten_constants(model)
     return model
+
+
+def quantize_random(data: bytes) -> Any:
+    """The file in int8 at its ends, too, with ranges of random inputs."""
+    generator = np.random.default_rng(0)
+    [runner] = (interpreter := Interpreter(model_content=data)).get_signature_list()
+    details = interpreter.get_signature_runner(runner).get_input_details()
+    sample = {
+        name: generator.standard_normal(detail["shape"]).astype(np.float32)
+        for name, detail in details.items()
+    }
+    return quantize(data, [sample], "int8")

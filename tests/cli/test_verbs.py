@@ -324,7 +324,6 @@ def test_int8(folder: Path, run: Run) -> None:
     result = run(*export, "a.onnx")
     assert result.code == 2 and "int8 needs inputs like those the network will see" in result.err
     np.savez(folder / "data.npz", np.random.default_rng(0).random((8, 3, 8, 8), np.float32))
-    assert run(*export, "a.onnx", "--data", "data.npz", "--plan", "tuned").code == 2
     assert run(*export, "a.onnx", "--data", "data.npz", "--io", "int8").code == 2
     result = run(*export, "a.onnx", "--data", "data.npz", "--min-sqnr", 90)
     assert result.code == 4 and "SQNR >= 90 dB" in result.err and (folder / "a.onnx.failed").exists()

@@ -131,6 +131,24 @@ def test_moving_data_in_float_between_int8_is_reported(tmp_path: Path) -> None:
     assert delegation(export(Padded().eval(), SAMPLES).data, tmp_path) == [("Pad", "float-operator")]
 
 
+@pytest.mark.parametrize("structure", [FOLDED, POINTWISE_FIRST])
+def test_what_is_raced_is_what_is_exported(structure: str) -> None:
+    layer = convolution(structure)
+    size = int(layer.in_channels)
+    exported = export(layer, np.random.default_rng(0).standard_normal((4, size, 8, 8)).astype(np.float32))
+    [[plan]] = exported.plans.values()
+    [data] = EXPORTER.layers([plan], "int8")
+    raced, whole = (onnx.load_model_from_string(each).graph for each in (data, exported.data))
+    quantized = onnx.TensorProto.UINT8
+    assert [end.type.tensor_type.elem_type for end in (raced.input[0], raced.output[0])] == [quantized] * 2
+    inner = [
+        node.op_type for node in whole.node if node.op_type not in ("QuantizeLinear", "DequantizeLinear")
+    ]
+    own = [node.op_type for node in raced.node if node.op_type not in ("QuantizeLinear", "DequantizeLinear")]
+    assert own == ["Conv", *inner, "Conv"]
+    onnx.checker.check_model(onnx.load_model_from_string(data), full_check=True)
+
+
 def test_the_same_data_give_the_same_file() -> None:
     model = classifier()
     assert export(model, SAMPLES).data == export(model, SAMPLES).data
