@@ -130,7 +130,7 @@ def again(sample: Sample, model: CostModel) -> float:
     for plan in plans(own.structure, own.convolution, own.layout, model=model):
         if (plan.merges, plan.ranks, plan.steps) == (own.merges, own.ranks, own.steps):
             return plan.cost
-    raise LookupError(str(own))
+    raise LookupError(f"other coefficients split its transposes in another way:\n{own}")
 
 
 def features(sample: Sample, base: CostModel) -> list[float]:
@@ -147,7 +147,14 @@ def features(sample: Sample, base: CostModel) -> list[float]:
 
 def fit(samples: list[Sample], base: CostModel, least: dict[str, float]) -> tuple[CostModel, Any]:
     """Coefficients of least squared relative error; and the predictions."""
-    matrix = np.array([features(sample, base) for sample in samples])
+    rows = []
+    for sample in list(samples):
+        try:
+            rows.append(features(sample, base))
+        except LookupError as error:
+            print(f"left out, since {error}")
+            samples.remove(sample)
+    matrix = np.array(rows)
     times = np.array([sample.ns for sample in samples])
     used: Any = matrix.any(axis=0)
     found = np.zeros(matrix.shape[1])

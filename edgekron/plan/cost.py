@@ -21,8 +21,9 @@ In int8 the same holds with other coefficients. One instruction sums `dot` produ
 which have to be filled as well; depthwise convolutions have none to sum, and take `general` for each
 multiplication. onnxruntime keeps the images that its int8 convolutions take and give channels-last, whatever
 their channels: its blocks, so to say, are whole images. It copies the inputs of every output pixel side by
-side first, which takes `gather` for each position of the kernel and group, unless there is but one. A product
-with a constant on the left is such a convolution over one axis there.
+side first, which takes `gather` for each position of the kernel and group, unless there is but one; and it
+rounds outputs four channels at a time, what is left of them singly, for `tail` each. A product with a constant
+on the left is such a convolution over one axis there.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class CostModel:
     any_channels: bool = False
     dot: int = 1
     gather: float = 0.0
+    tail: float = 0.0
 
     def permute(self, order: tuple[int, ...], elements: int, *, block: int, layout: Layout) -> float:
         """One transpose whose neighbouring axes are merged; block: extent of the last axis."""
@@ -91,6 +93,7 @@ class CostModel:
             self.operator
             + products
             + self.gather * self._gathered(step, written)
+            + self.tail * (written // out) * (out % ALIGNMENT)
             + self.element * (read + written)
             + self.parameter * math.prod(step.weight.shape)
         )
@@ -223,17 +226,19 @@ ONNXRUNTIME_X86_INT8 = replace(
     ONNXRUNTIME_X86,
     any_channels=True,
     dot=4,
-    mac=0.0016,
-    broadcast=0.0015,
+    mac=0.001289,
+    broadcast=0.001375,
     gemm=0.0025,
-    general=0.006,
-    element=0.02,
-    parameter=0.02,
-    transposed=0.03,
-    small_block=1.0,
-    scattered=1.0,
-    reorder=0.02,
-    ragged=0.05,
+    general=0.00406,
+    element=0.03707,
+    parameter=0.02801,
+    transposed=0.04,
+    small_block=0.1,
+    scattered=2.0,
+    reorder=0.01547,
+    ragged=0.1811,
+    gather=1.219,
+    tail=8.249,
 )
 ONNXRUNTIME_ARM64_INT8 = replace(
     ONNXRUNTIME_ARM64,
