@@ -51,6 +51,10 @@ class ExportOptions:
             raise UsageError(
                 "--guard size multiplies factors of floating point: with int8 use --guard latency"
             )
+        if self.at_load and self.precision == "fp16-compute":
+            raise UsageError(
+                "--guard size multiplies factors in float32: with fp16-compute use --guard latency"
+            )
 
     def batch(self, inputs: Inputs) -> int:
         """Samples that the file is calibrated with at once."""

@@ -69,7 +69,7 @@ Rtol = Annotated[
     float | None,
     typer.Option(
         help="Relative part of the tolerance, of the output's range. Default: 1e-5, for an fp16 file 2e-3, "
-        "for an int8 one 0.1."
+        "an fp16-compute one 1e-2, an int8 one 0.1."
     ),
 ]
 MinSqnr = Annotated[

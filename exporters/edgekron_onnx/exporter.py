@@ -26,7 +26,7 @@ from edgekron.quiet import quiet
 from edgekron.wording import one_line
 from edgekron_onnx.at_load import is_stored_dense, store_factors
 from edgekron_onnx.exposure import expose
-from edgekron_onnx.half import store_half
+from edgekron_onnx.half import compute_half, store_half
 from edgekron_onnx.nodes import layer_model, random_weights
 from edgekron_onnx.operators import operators
 
@@ -86,6 +86,8 @@ class OnnxExporter:
                 pass
             case "fp16":
                 store_half(proto.graph)
+            case "fp16-compute":
+                proto = compute_half(proto)
             case "int8":
                 from edgekron_onnx.quantization import quantize  # slow to import
 
