@@ -172,3 +172,9 @@ class Exporter(Protocol):
         In order of execution, `count` in each file, which takes the inputs of the given one; what is
         computed of constants alone is left out.
         """
+
+    def quanta(self, data: bytes) -> tuple[float | None, ...]:
+        """The quantum of each output of a file, the scale of its quantization, in the output's units.
+
+        None for an output that is not quantized, or that more is computed of.
+        """

@@ -50,6 +50,7 @@ def test_json_has_all_places() -> None:
         "operators": 3,
         "delegated": 1,
         "reorders": 1,
+        "notes": [],
         "undelegated": [
             {"operator": "ADD", "where": w, "code": "some-code", "remedy": "some-code is why; do this"}
             for w in "ab"

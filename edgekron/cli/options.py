@@ -107,11 +107,18 @@ def read_model(
     return checkpoint, checkpoint.example_inputs()
 
 
-def read_data(path: Path | None, checkpoint: Checkpoint) -> Path | ImageFolder | None:
+def read_data(path: Path | None, checkpoint: Checkpoint | None) -> Path | ImageFolder | None:
     """What --data names; a folder of images with the preprocessing that the checkpoint stores."""
     from edgekron.images import ImageFolder
 
-    return ImageFolder.of_checkpoint(path, checkpoint.metadata) if path and path.is_dir() else path
+    if path is None or not path.is_dir():
+        return path
+    if checkpoint is None:
+        raise UsageError(
+            f"--data {path} is a folder of images, which a model file says how to prepare: give --reference "
+            "MODEL, or an .npz file"
+        )
+    return ImageFolder.of_checkpoint(path, checkpoint.metadata)
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

@@ -157,8 +157,8 @@ def all_trials(
     trials += calibration_trials(calibration, inputs) if calibration else []
     if not trials:
         raise UsageError(
-            "an int8 file is compared on inputs like those it is for, not on random ones: give --inputs "
-            "X.npz, or --data where there is such an option"
+            "an int8 file is compared on inputs like those it is for, not on random ones: give --data PATH, "
+            "or --inputs X.npz"
         )
     return trials
 
