@@ -63,7 +63,8 @@ def compute_half(model: onnx.ModelProto) -> onnx.ModelProto:
             _require_small(numpy_helper.to_array(tensor))
     ordered = onnx_ir.from_proto(half)
     ordered.graph.sort()  # the tool appends its Casts
-    return onnx_ir.to_proto(ordered)
+    proto: onnx.ModelProto = onnx_ir.to_proto(ordered)
+    return proto
 
 
 def _require_small(value: Array) -> None:
