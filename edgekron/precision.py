@@ -38,7 +38,7 @@ def tolerance_for(
 
     Half precision has 11 bits, an error of 5e-4 in each weight at most; over the layers of a network they
     add up to less than 2e-3 of the range. Computed in half, every sum is rounded, too: the bundled ResNet-18
-    is off by 3.2e-3 on an ARM core, and below 2e-3 where there are no half kernels. In int8 single errors are
+    is off by 2.7e-3 on an ARM core, and below 2e-3 where there are no half kernels. In int8 single errors are
     large, so that they may be a tenth of the range, and what counts are the floors.
 
     >>> tolerance_for("fp16").rtol
