@@ -43,7 +43,7 @@ def test_what_is_computed_of_a_quantized_tensor_has_none() -> None:
     """Outputs that are dequantized, computed of that, with a scale for each channel, with a computed one."""
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("y", "z", "v", "w")]
     codes = helper.make_tensor_value_info("x", TensorProto.INT8, [2])
-    scales = {"one": np.float32(0.25), "each": np.array([0.25, 0.5], np.float32)}
+    scales = {"one": np.array(0.25, np.float32), "each": np.array([0.25, 0.5], np.float32)}
     nodes = [
         helper.make_node("DequantizeLinear", ["x", "one"], ["y"]),
         helper.make_node("Relu", ["y"], ["z"]),

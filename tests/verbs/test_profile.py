@@ -106,7 +106,7 @@ def test_parity_that_fails_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".onnx", ".tflite"])
 def test_an_int8_file_is_compared_on_data(suffix: str, tmp_path: Path) -> None:
     data = np.random.default_rng(0).standard_normal((8, 3, 8, 8)).astype(np.float32)
-    path, options = tmp_path / f"m{suffix}", {"data": data, "min_sqnr": 10.0, "min_top1": 0.0}
+    path, options = tmp_path / f"m{suffix}", dict[str, Any](data=data, min_sqnr=10.0, min_top1=0.0)
     edgekron.export(classifier(), path, example_inputs=image(), precision="int8", **options)
     report = profile(path, reference=classifier(), seconds=0, samples=6, **options)
     [file] = report.files

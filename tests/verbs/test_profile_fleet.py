@@ -77,7 +77,7 @@ class Emulator:
         session = Counted(path)
         if self.address == "coarse":
             run = session.run
-            session.run = lambda inputs: [y + 1 for y in run(inputs)]  # type: ignore[method-assign]
+            session.run = lambda inputs: [y + 1 for y in run(inputs)]
         return session
 
 
