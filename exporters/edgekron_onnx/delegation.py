@@ -65,6 +65,9 @@ Shapes = Mapping[str, Sequence[int]]
 def report(model: onnx.ModelProto, optimized: onnx.ModelProto, *, blocked: bool) -> DelegationReport:
     """What the graph that onnxruntime made of a model says; blocked: whether this CPU has such kernels."""
     weights = {tensor.name: tuple(tensor.dims) for tensor in optimized.graph.initializer}
+    for node in optimized.graph.node:
+        if node.op_type == "Cast" and node.input[0] in weights:  # a half that several nodes share
+            weights[node.output[0]] = weights[node.input[0]]
     shapes = tensor_shapes(model)
     nodes = [node for node in optimized.graph.node if node.op_type not in ("ReorderInput", "ReorderOutput")]
     undelegated, in_float = [], _in_float(model, optimized)

@@ -152,6 +152,12 @@ def test_the_runtime_tells_what_it_has_no_half_kernel_for(
     assert note.startswith("onnxruntime has half kernels for 0 of the ") == wholly_float
 
 
+def test_a_weight_that_layers_share_is_not_said_to_be_computed(tmp_path: Path) -> None:
+    layer, path = nn.Conv2d(3, 3, 1), tmp_path / "m.onnx"
+    path.write_bytes(EXPORTER.export(nn.Sequential(layer, nn.ReLU(), layer), (IMAGE,), COMPUTED).data)
+    assert OnnxRuntime().delegation(path).undelegated == ()
+
+
 def test_factors_are_not_multiplied_at_load_in_half() -> None:
     with pytest.raises(UsageError, match="in float32: with fp16-compute use --guard latency"):
         ExportOptions(precision="fp16-compute", at_load=True)
