@@ -83,7 +83,9 @@ class DelegationReport:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return asdict(self) | {"delegated": self.delegated, "undelegated": [*map(asdict, self.undelegated)]}
+        undelegated = [*map(asdict, self.undelegated)]
+        own = {"delegated": self.delegated, "undelegated": undelegated, "notes": [*self.notes]}
+        return asdict(self) | own
 
 
 def _listed(places: Iterable[str]) -> str:

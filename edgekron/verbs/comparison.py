@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgekron.artifact import Array, TensorInfo
 from edgekron.calibration import SAMPLES, Data, read_calibration
-from edgekron.parity import ParityReport, compare
+from edgekron.parity import ParityReport, Tolerance, compare
 from edgekron.precision import Precision, tolerance_for
 from edgekron.verbs.open import Opened
 from edgekron.verbs.trials import Trial, all_trials
@@ -30,6 +30,13 @@ class Comparison:
     min_sqnr: float | None = None
     min_top1: float | None = None
 
+    def __post_init__(self) -> None:
+        self.tolerance("fp32")  # what is no tolerance is refused before the work
+
+    def tolerance(self, precision: Precision) -> Tolerance:
+        """What outputs of a file of this precision are held to."""
+        return tolerance_for(precision, self.atol, self.rtol, self.min_sqnr, self.min_top1)
+
     def trials(self, infos: Sequence[TensorInfo], precision: Precision) -> list[Trial]:
         """What to run; infos: the inputs as the PyTorch network takes them.
 
@@ -46,11 +53,10 @@ class Comparison:
         given: Sequence[Sequence[Array]],
     ) -> ParityReport:
         """The outputs of an artifact with those of its reference; ParityError if shapes differ."""
-        tolerance = tolerance_for(opened.precision, self.atol, self.rtol, self.min_sqnr, self.min_top1)
         return compare(
             expected,
             given,
-            tolerance=tolerance,
+            tolerance=self.tolerance(opened.precision),
             names=opened.manifest.outputs if opened.manifest else None,
             input_names=[trial.name for trial in trials],
             quanta=opened.exporter.quanta(opened.data),

@@ -59,7 +59,8 @@ def profile(
     that kind. reference: the PyTorch network, by default each file itself on this machine's runtime.
     baseline: another file, for instance the dense network; by default the last of the artifacts. runtime: of
     all files, by default each format's own. inputs: .npz files to compare on, too, in PyTorch's layout; data,
-    samples: likewise, see ``edgekron.calibration``; an int8 file is compared with a network on these only.
+    samples: likewise, see ``edgekron.calibration``, read once for each file; an int8 file is compared with a
+    network on these only.
     max_temperature: degrees C that the device must have cooled down to before it is timed; until it does not
     throttle is waited in any case. The rest is as for `bench` and `verify`.
 

@@ -95,7 +95,7 @@ def in_half(model: onnx.ModelProto) -> set[str]:
     found = set[str]()
     for node in graph.node:
         if node.op_type == "Cast":
-            halves.update(node.output if node.attribute[0].i == HALF else ())
+            halves.update(node.output if any(a.i == HALF for a in node.attribute if a.name == "to") else ())
         elif halves & {*node.input}:
             halves.update(node.output)
             found.add(node.output[0])

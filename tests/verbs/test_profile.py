@@ -140,6 +140,7 @@ def test_a_runtime_in_an_environment_of_its_own(tmp_path: Path) -> None:
         ),
         ({"runtime": "litert"}, "m.onnx: 'litert' is no runtime of this file: give onnxruntime"),
         ({"runtime": "tvm"}, "m.onnx: 'tvm' is no runtime of this file: give onnxruntime"),
+        ({"rtol": -1.0, "device": "phone"}, "rtol=-1.0 is no tolerance: give a finite number >= 0"),
         ({"threads": 1000}, "threads=1000, but this process may use"),
         ({"baseline": "no.onnx"}, "no such file: no.onnx"),
         ({"device": "phone"}, "unknown device 'phone': known are adb, host"),
