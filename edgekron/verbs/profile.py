@@ -79,8 +79,8 @@ def profile(
             for each, name in _told(progress, "opening", [*zip(opened, runtimes, strict=True)])
         ]
         compared = [
-            each.compared(reference, comparison)
-            for each in _told(progress, "comparing", loaded[: len(artifacts)])
+            each.compared(reference, comparison, _part(progress, "comparing", k, len(artifacts)))
+            for k, each in enumerate(loaded[: len(artifacts)])
         ]
         parities = [*compared, *[(None, None)] * (len(loaded) - len(artifacts))]
         before = cooled(
@@ -109,8 +109,11 @@ class _Loaded:
         trial = seeded_trials(self.opened.inputs(self.session), 1)[0]
         return to_layout(trial.inputs, self.opened.layout)
 
-    def compared(self, reference: nn.Module | None, comparison: Comparison) -> tuple[ParityReport, str]:
-        """Its outputs on the device with the reference's here, and what that is."""
+    def compared(
+        self, reference: nn.Module | None, comparison: Comparison, told: Callable[[float], None]
+    ) -> tuple[ParityReport, str]:
+        """Its outputs on the device with the reference's here, and what that is; told: the fraction done."""
+        told(0.0)
         opened = self.opened
         # On random inputs an int8 file agrees with itself, though not with the network.
         precision = "fp32" if reference is None else opened.precision
@@ -121,7 +124,7 @@ class _Loaded:
             expected = session_outputs(opened.session(), trials, opened.layout)
         else:
             called, expected = "its PyTorch network", reference_outputs(reference, trials)
-        given = session_outputs(self.session, trials, opened.layout)
+        given = session_outputs(self.session, trials, opened.layout, told)
         return comparison.parity(opened, trials, expected, given), called
 
     def profiled(self, parity: ParityReport | None, reference: str | None) -> ProfiledFile:
@@ -147,6 +150,11 @@ def _told(progress: Progress, doing: str, items: Sequence[Item]) -> Iterator[Ite
         progress(doing, done / len(items))
         yield item
     progress(doing, 1.0)
+
+
+def _part(progress: Progress, doing: str, k: int, count: int) -> Callable[[float], None]:
+    """Progress within item k of so many."""
+    return lambda done: progress(doing, (k + done) / count)
 
 
 def _latency(

@@ -119,7 +119,10 @@ def test_an_int8_file_is_compared_on_data(suffix: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"not on random ones: give --data PATH, or --inputs X\.npz"):
         profile(path, reference=classifier(), seconds=0)
 
-    [file] = profile(path, seconds=0, data=data).files
+    told: list[tuple[str, float]] = []
+    [file] = profile(path, seconds=0, data=data, progress=lambda *each: told.append(each)).files
+    runs = 3 + 8
+    assert [done for doing, done in told if doing == "comparing"] == [k / runs for k in range(runs + 1)]
     assert file.parity and [row.quanta for row in file.parity.rows] == [0] * 4
     assert file.parity.rows[-1].input == "8 samples of the calibration data"
 
