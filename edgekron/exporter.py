@@ -52,6 +52,10 @@ class ExportOptions:
             raise UsageError(
                 "--guard size multiplies factors of floating point: with int8 use --guard latency"
             )
+        if self.at_load and self.precision == "fp16-compute":
+            raise UsageError(
+                "--guard size multiplies factors in float32: with fp16-compute use --guard latency"
+            )
 
     def batch(self, inputs: Inputs) -> int:
         """Samples that the file is calibrated with at once."""
@@ -169,4 +173,10 @@ class Exporter(Protocol):
 
         In order of execution, `count` in each file, which takes the inputs of the given one; what is
         computed of constants alone is left out.
+        """
+
+    def quanta(self, data: bytes) -> tuple[float | None, ...]:
+        """The quantum of each output of a file, the scale of its quantization, in the output's units.
+
+        None for an output that is not quantized, or that more is computed of.
         """

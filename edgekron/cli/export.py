@@ -53,6 +53,7 @@ class PrecisionName(StrEnum):
 
     fp32 = "fp32"
     fp16 = "fp16"
+    fp16_compute = "fp16-compute"
     int8 = "int8"
 
 
@@ -110,7 +111,8 @@ def export(
     precision: Annotated[
         PrecisionName,
         typer.Option(
-            help="fp16: store the weights in half precision, half the size; computed in float32. int8: "
+            help="fp16: store the weights in half precision, half the size; computed in float32. "
+            "fp16-compute: computed in half, too, for runtimes that do, as on ARM from v8.2 on. int8: "
             "quantize weights and activations, a quarter of the size; needs --data."
         ),
     ] = PrecisionName.fp32,

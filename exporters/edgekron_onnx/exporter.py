@@ -28,9 +28,10 @@ from edgekron.quiet import quiet
 from edgekron.wording import one_line
 from edgekron_onnx.at_load import is_stored_dense, store_factors
 from edgekron_onnx.exposure import expose
-from edgekron_onnx.half import store_half
+from edgekron_onnx.half import compute_half, store_half
 from edgekron_onnx.nodes import layer_model, random_weights
 from edgekron_onnx.operators import operators
+from edgekron_onnx.quanta import quanta
 
 DEFAULT_OPSET = 18
 """With IR 8, what onnxruntime 1.14.0 and newer load (run there, on 1.15.0 and 1.31.1; 1.13.1 refuses it)."""
@@ -95,6 +96,8 @@ class OnnxExporter:
                 pass
             case "fp16":
                 store_half(proto.graph)
+            case "fp16-compute":
+                proto = compute_half(proto)
             case "int8":
                 from edgekron_onnx.quantization import quantize  # slow to import
 
@@ -133,6 +136,10 @@ class OnnxExporter:
     def expose(self, data: bytes, count: int) -> Iterator[Exposed]:
         """The outputs of the nodes."""
         return expose(_parse(data), count)
+
+    def quanta(self, data: bytes) -> tuple[float | None, ...]:
+        """The scales of the DequantizeLinear that make the outputs."""
+        return quanta(_parse(data))
 
 
 def _at_load(

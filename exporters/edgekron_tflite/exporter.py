@@ -36,8 +36,9 @@ from edgekron_tflite.batch import FEWER, MORE, free_batch
 from edgekron_tflite.delegation import MOST_CONCATENATED
 from edgekron_tflite.exposure import expose
 from edgekron_tflite.flatbuffer import get_metadata, pack, parse, rename, set_metadata
-from edgekron_tflite.half import store_half
+from edgekron_tflite.half import allow_half, store_half
 from edgekron_tflite.operators import operators
+from edgekron_tflite.quanta import quanta
 from edgekron_tflite.rewrite import rewrite
 from edgekron_tflite.split import split
 
@@ -118,6 +119,9 @@ class TfliteExporter:
                 pass
             case "fp16":
                 tree = store_half(pack(tree))
+            case "fp16-compute":
+                tree = store_half(pack(tree))
+                allow_half(tree)
             case "int8":
                 from edgekron_tflite.quantization import quantize  # slow to import
 
@@ -164,6 +168,10 @@ class TfliteExporter:
     def expose(self, data: bytes, count: int) -> Iterator[Exposed]:
         """The outputs of the operators of the main graph."""
         return expose(parse(data), count)
+
+    def quanta(self, data: bytes) -> tuple[float | None, ...]:
+        """The scales of the outputs, or of what a DEQUANTIZE makes them of."""
+        return quanta(parse(data))
 
 
 class _Branches(nn.Module):

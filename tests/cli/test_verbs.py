@@ -275,6 +275,18 @@ def test_options_of_export(folder: Path, run: Run) -> None:
     assert (tflite["options"]["opset"], tflite["layout"]) == (None, "nchw")
 
 
+def test_to_compute_in_half_precision(folder: Path, run: Run) -> None:
+    options = ("--factory", "networks_of_a_user:build", "--input-shape", "1,3,8,8")
+    both = ("-f", "onnx", "-f", "tflite")
+    result = run("export", "state.pt", *options, *both, "--precision", "fp16-compute", "--rtol", 2e-3)
+    assert result.code == 0 and result.out.count(", fp16-compute, 0 compressed layers") == 2
+    for name in ("state.onnx", "state.tflite"):
+        told = "\nprecision fp16-compute, computed in fp16 where the runtime has kernels for it\n"
+        assert told in run("inspect", name).out
+        assert run("verify", name, "--reference", "state.pt", *options, "--rtol", 2e-3).code == 0
+    assert "(atol=0, rtol=0.01)" in run("verify", name, "--reference", "state.pt", *options).out
+
+
 def test_half_precision(folder: Path, run: Run) -> None:
     options = ("--factory", "networks_of_a_user:build")
     result = run(
