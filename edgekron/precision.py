@@ -17,8 +17,13 @@ Ends = Literal["float", "int8"]
 """Of an int8 file: the numbers in which it takes its inputs and gives its outputs."""
 
 
-ARITHMETIC: dict[Precision, Arithmetic] = {"fp32": "fp32", "fp16": "fp32", "int8": "int8"}
-"""What a file of each precision is computed in."""
+ARITHMETIC: dict[Precision, Arithmetic] = {
+    "fp32": "fp32",
+    "fp16": "fp32",
+    "fp16-compute": "fp32",
+    "int8": "int8",
+}
+"""The numbers in which a file's plans are weighed and raced; half kernels have no model of their own."""
 NO_FLOORS = Floors(sqnr=-1000.0, top1=0.0)
 
 
