@@ -128,7 +128,7 @@ INT8 = MODELS["int8"]["x86-64"]
 
 
 def test_int8_sums_neighbouring_inputs() -> None:
-    litert = replace(INT8["nhwc"], element=0.0, parameter=0.0, operator=0.0)
+    litert = replace(INT8["nhwc"], element=0.0, parameter=0.0, operator=0.0, gather=0.0)
     costs = {inner: litert.convolve(convolution(16, inner), 0, 1000) for inner in (1, 7, 8, 9, 16)}
     assert costs[1] == pytest.approx(costs[7]) == pytest.approx(costs[8])
     assert costs[9] == pytest.approx(costs[16]) == pytest.approx(2 * costs[8])
