@@ -82,6 +82,10 @@ def layers() -> Iterator[tuple[Structure, Convolution]]:
         ]
         for text, convolution in texts:
             yield Structure.parse(text), convolution
+    stem = Convolution((224, 224), (7, 7), (2, 2), ((3, 3), (3, 3)), (1, 1))
+    yield Structure.parse("64x1x7x1[r] * 1x3x1x7[r]; r=6"), stem
+    yield Structure.parse("64x3x1x1[r] * 1x1x7x7[r]; r=4"), stem
+    yield Structure.parse("64x1x1x1[p] * 1x3x1x1[q] * 1x1x7x7[p,q]; p=12, q=3"), stem
 
 
 @dataclass(frozen=True)

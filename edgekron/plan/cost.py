@@ -77,7 +77,7 @@ class CostModel:
         """One convolution; read, written: activations."""
         out, inner, *kernel = step.weight.shape
         pairs = read * (out // step.groups) if step.convolution.transposed else written * inner
-        depthwise = inner == 1 and out == step.groups  # one channel a lane
+        depthwise = self._is_depthwise(step)
         filled = 1.0 if depthwise else self._fill(out // step.groups)
         blocks = min(REGISTERS, math.ceil(out / self.lanes))
         each = self.mac + self.broadcast / blocks
@@ -152,11 +152,15 @@ class CostModel:
 
     def _gathered(self, step: Convolve, written: int) -> int:
         """Runs of channels that are copied for all output pixels."""
-        out, inner, *kernel = step.weight.shape
-        geometry = step.convolution
-        if (inner == 1 and out == step.groups) or (geometry.is_pointwise and step.groups == 1):
+        out, _, *kernel = step.weight.shape
+        if self._is_depthwise(step) or (step.convolution.is_pointwise and step.groups == 1):
             return 0
         return written // out * step.groups * math.prod(kernel)
+
+    def _is_depthwise(self, step: Convolve) -> bool:
+        """Each channel alone, one a lane; a single channel counts, but for onnxruntime's int8 kernels."""
+        out, inner = step.weight.shape[:2]
+        return inner == 1 and out == step.groups and (out > 1 or not self.any_channels)
 
     def _fill(self, extent: int) -> float:
         return _filled(extent, self.lanes)

@@ -153,6 +153,7 @@ def test_int8_gathers_the_positions_of_a_kernel() -> None:
     assert more(convolution(16, 8)) == pytest.approx(100 * 9 * 1e3)
     assert more(convolution(16, 8, 2)) == pytest.approx(100 * 9 * 2 * 1e3)
     assert more(convolution(16, 8, geometry=pointwise)) == more(convolution(16, 1, 16)) == 0
+    assert more(convolution(1, 1)) == pytest.approx(16 * 100 * 9 * 1e3)  # one channel is not depthwise
 
 
 def test_processors_have_models_for_both_layouts() -> None:
