@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,9 +18,10 @@ from edgekron.calibration import SAMPLES, Data, read_calibration
 from edgekron.choice import Accept, Choice, ChoiceOptions, Choose, Guard, Layer, PlanChoice, by_cost, dense
 from edgekron.delegation import DelegationReport
 from edgekron.errors import ParityError, UndelegatedError, UsageError
-from edgekron.export_report import ExportReport, Rebalancing
+from edgekron.export_report import ExportReport, LayerNoises, Rebalancing
 from edgekron.exporter import Exported, Exporter, ExportOptions, needed
 from edgekron.files import require_writable, write_atomically
+from edgekron.latency import SpeedUp
 from edgekron.lower import compressed_layers
 from edgekron.network import Inputs, as_inputs, run_model
 from edgekron.parity import ParityReport, Tolerance, compare
@@ -29,6 +30,7 @@ from edgekron.plan.cost import Cpu
 from edgekron.precision import Ends, Precision, tolerance_for
 from edgekron.progress import Progress, silent
 from edgekron.tune.cache import Cache
+from edgekron.verbs.bench import bench
 from edgekron.verbs.manifest import Source, inputs_of, manifest_of
 from edgekron.verbs.trials import (
     Trial,
@@ -39,6 +41,9 @@ from edgekron.verbs.trials import (
 from edgekron.verbs.tune import tune_layers
 
 _UNMEASURED = "plans were chosen by their cost in fp32: whether a layer is faster dense in int8 is not known"
+
+SPEED_SECONDS = 1.0
+"""For which a file with layers in float runs beside one without."""
 
 
 def export(
@@ -57,6 +62,7 @@ def export(
     precision: Precision = "fp32",
     io: Ends = "float",
     rebalance: bool = True,
+    int8_min_sqnr: float | None = None,
     inputs: Sequence[str | Path] = (),
     data: Data | None = None,
     samples: int = SAMPLES,
@@ -81,12 +87,13 @@ def export(
     by default what the format prefers. precision: 'fp16' stores weights in half precision, and computes in
     float32; 'int8' quantizes weights and activations, and needs data; io: the numbers in which such a TFLite
     file takes its inputs and gives its outputs; rebalance: choose the free scales between the factors of an
-    int8 file, where that raises the SQNR. inputs: .npz files to verify on, besides seeded random inputs;
-    data, samples: likewise, see ``edgekron.calibration``; atol, rtol: see ``edgekron.parity.Tolerance``, rtol
-    by default what suits the precision; min_sqnr: dB that outputs must reach, 30 by default in int8;
-    min_top1: fraction of equal top-1, 0.95 by default in int8. A file in int8 is verified on the data and the
-    .npz files only. require_full_delegation: refuse a file with operators that the runtime's fast kernels do
-    not take. source: the checkpoint, for the manifest.
+    int8 file, where that raises the SQNR; int8_min_sqnr: keep layers of it in float whose own SQNR is below so
+    many dB (see ``edgekron.layer_noise``), and measure what that costs; None keeps none. inputs: .npz files
+    to verify on, besides seeded random inputs; data, samples: likewise, see ``edgekron.calibration``; atol,
+    rtol: see ``edgekron.parity.Tolerance``, rtol by default what suits the precision; min_sqnr: dB that
+    outputs must reach, 30 by default in int8; min_top1: fraction of equal top-1, 0.95 by default in int8. A
+    file in int8 is verified on the data and the .npz files only. require_full_delegation: refuse a file with
+    operators that the runtime's fast kernels do not take. source: the checkpoint, for the manifest.
 
     The file agrees with the PyTorch network within the tolerance, or it is written under the name
     ``<path>.failed`` and ParityError is raised. Raises UsageError for what was given wrongly,
@@ -96,6 +103,7 @@ def export(
     path, start = Path(path), time.monotonic()
     how = ChoiceOptions(plan, guard, threads, cpu)
     options = ExportOptions(opset, dynamic_batch, layout, at_load=guard == "size", precision=precision, io=io)
+    options = replace(options, int8_min_sqnr=int8_min_sqnr)
     if precision == "int8" and plan == "tuned":
         raise UsageError("plans are raced in fp32 so far: with int8 use --plan auto")
     tolerance = tolerance_for(precision, atol, rtol, min_sqnr, min_top1)
@@ -145,6 +153,11 @@ def export(
             raise ParityError(f"{error}; the file is kept as {failed}") from error
         summary = {"summary": report.summary(), "max_abs_error": report.worst.max_abs_error}
         manifest = replace(manifest, parity=summary | {"range": report.worst.range})
+    noises = None
+    if exported.noise:
+        rebalanced = replace(options, rebalance=rebalancing is not None and rebalancing.helps)
+        speed = _speed(exporter, (exported, manifest), convert, rebalanced, threads)
+        noises = LayerNoises(exported.noise, speed)
     delegation = _delegation(exporter, exported, required=require_full_delegation)
     progress("writing", 2, 3)
     data = exporter.with_manifest(exported.data, manifest)
@@ -155,12 +168,37 @@ def export(
     unmeasured = (_UNMEASURED,) if precision == "int8" and exported.plans else ()
     warnings = (*_densified(exported, reasons), *notes, *exported.warnings, *unmeasured, *left)
     return ExportReport(
-        path, len(data), checksum(data), manifest, report, warnings, seconds, delegation, rebalancing
+        path, len(data), checksum(data), manifest, report, warnings, seconds, delegation, rebalancing, noises
     )
 
 
 def _has_factors(exported: Exported) -> bool:
     return any(not plan.is_dense for plans in exported.plans.values() for plan in plans)
+
+
+def _speed(
+    exporter: Exporter,
+    written: tuple[Exported, Manifest],
+    convert: Callable[[ExportOptions], tuple[Exported, Manifest]],
+    options: ExportOptions,
+    threads: int,
+) -> SpeedUp | None:
+    """Of a file with layers in float against one with none; None if it has none, or there is no runtime.
+
+    options: that it was converted with.
+    """
+    if not written[0].float_layers:
+        return None
+    try:
+        plugins.runtime(exporter.runtime)
+    except UsageError:
+        return None
+    other = convert(replace(options, int8_min_sqnr=None))
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{name}{exporter.suffix}" for name in ("int8", "float")]
+        for path, (exported, manifest) in zip(paths, (other, written), strict=True):
+            path.write_bytes(exporter.with_manifest(exported.data, manifest))
+        return bench(paths, threads=threads, seconds=SPEED_SECONDS)[str(paths[1])].speedup
 
 
 def _delegation(exporter: Exporter, exported: Exported, *, required: bool) -> DelegationReport | None:

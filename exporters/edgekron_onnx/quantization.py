@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +29,16 @@ FUSED = (
     *("Transpose", "Slice", "Split", "Gather", "Resize"),
 )
 """Operators that onnxruntime runs on quantized numbers; the others stay in float, and are reported."""
+FLOAT = "float_"
+"""How the names of nodes begin that are to stay in float."""
 
 
-def quantize(model: onnx.ModelProto, calibration: Calibration, batch: int) -> onnx.ModelProto:
-    """The model in int8, its inputs and outputs in float; batch: samples that it takes at once.
+def quantize(
+    model: onnx.ModelProto, calibration: Calibration, batch: int, floats: Collection[int] = ()
+) -> onnx.ModelProto:
+    """The model in int8, its inputs and outputs in float.
 
+    batch: samples that it takes at once; floats: which of its nodes stay in float.
     Raises UnsupportedError if onnxruntime cannot quantize it.
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else it writes files in the user's cache; before the import
@@ -45,6 +50,8 @@ def quantize(model: onnx.ModelProto, calibration: Calibration, batch: int) -> on
         ) from error
     own = onnx.ModelProto()
     own.CopyFrom(model)
+    for place in floats:
+        own.graph.node[place].name = f"{FLOAT}{place}"
     _pool_means(own)
     _convolve_left_products(own)
     _convolve_norms(own)
@@ -63,6 +70,7 @@ def quantize(model: onnx.ModelProto, calibration: Calibration, batch: int) -> on
                     per_channel=True,
                     activation_type=quantization.QuantType.QUInt8,
                     weight_type=quantization.QuantType.QInt8,
+                    nodes_to_exclude=[f"{FLOAT}{place}" for place in floats],
                     calibrate_method=quantization.CalibrationMethod.MinMax,
                 )
         except Exception as error:  # of numpy, protobuf or onnxruntime
@@ -103,7 +111,12 @@ def _convolve_left_products(model: onnx.ModelProto) -> None:
     matrices = {t.name: numpy_helper.to_array(t) for t in graph.initializer if len(t.dims) == 2}
     kernels = {}
     for node in graph.node:
-        if node.op_type != "MatMul" or node.input[0] not in matrices or ranks.get(node.input[1]) != 3:
+        if (
+            node.op_type != "MatMul"
+            or node.name.startswith(FLOAT)
+            or node.input[0] not in matrices
+            or ranks.get(node.input[1]) != 3
+        ):
             continue
         matrix, x = node.input
         kernels[matrix] = f"{matrix}_kernel"
