@@ -31,6 +31,8 @@ from edgekron.plan.steps import Convolve, MatMul
 SAMPLES = 32
 """That the network is run on, at most, if it takes no more of them at once."""
 Touch = Callable[[Tensor], Tensor]
+Look = Callable[[nn.Module, int, Tensor, Tensor], None]
+"""Takes a layer, how often it was called before, its input and its output."""
 
 
 @dataclass(frozen=True)
@@ -108,47 +110,44 @@ def _calls(
     samples = [tuple(map(torch.from_numpy, run)) for run in calibration.some(batch, max(SAMPLES // batch, 1))]
     quantized = {layer: _with_int8_weights(layer) for layer in layers}
 
-    def widen(layer: nn.Module, x: Tensor, index: int) -> None:
+    def widen(layer: nn.Module, index: int, x: Tensor, y: Tensor) -> None:
         call, met = found[layer, index], list[tuple[float, float]]()
         _run(layer, x, lambda state: _met(state, met))
         before = call.ranges or met
         call.ranges = [(min(a, c), max(b, d)) for (a, b), (c, d) in zip(before, met, strict=True)]
 
-    def compare(layer: nn.Module, x: Tensor, index: int) -> None:
+    def compare(layer: nn.Module, index: int, x: Tensor, y: Tensor) -> None:
         call = found[layer, index]
-        ranges = iter(call.ranges)
-        expected = _run(layer, x, lambda state: state).double()
+        ranges, expected = (
+            iter(call.ranges),
+            (layer.enter(y) if isinstance(layer, LoweredLayer) else y).double(),
+        )
         given = _run(quantized[layer], x, lambda state: _in_int8(state, *next(ranges)))
         call.signal += float(expected.square().sum())
         call.noise += float((given - expected).square().sum())
 
     for look in (widen, compare):
         for inputs in samples:
-            _each_call(network, layers, inputs, look)
+            _run_network(network, layers, inputs, look)
     return found
 
 
-def _each_call(
-    network: nn.Module,
-    layers: list[nn.Module],
-    inputs: Inputs,
-    look: Callable[[nn.Module, Tensor, int], None],
-) -> None:
-    """Run the network, and look at the input of every call of a layer, and how often it was called before."""
+def _run_network(network: nn.Module, layers: list[nn.Module], inputs: Inputs, look: Look) -> None:
+    """Look at every call of these layers."""
     runs: Counter[nn.Module] = Counter()
 
-    def before(layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-        look(layer, (*args, *named.values())[0], runs[layer])
+    def after(layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any], y: Tensor) -> None:
+        look(layer, runs[layer], (*args, *named.values())[0], y)
         runs[layer] += 1
 
     with ExitStack() as hooks, torch.no_grad():
         for layer in layers:
-            hooks.callback(layer.register_forward_pre_hook(before, with_kwargs=True).remove)
+            hooks.callback(layer.register_forward_hook(after, with_kwargs=True).remove)
         network(*inputs)
 
 
 def _run(layer: nn.Module, x: Tensor, touch: Touch) -> Tensor:
-    """A layer's output, in an order of its own; touch: what is done to tensors that an int8 file has."""
+    """A layer's output in its plan's layout; touch: what is done to tensors that an int8 file has."""
     if not isinstance(layer, LoweredLayer):
         return touch(layer.forward(touch(x)))
     x, constants, left = touch(layer.enter(x)), iter(layer.weights), len(layer.weights)

@@ -87,13 +87,13 @@ def export(
     by default what the format prefers. precision: 'fp16' stores weights in half precision, and computes in
     float32; 'int8' quantizes weights and activations, and needs data; io: the numbers in which such a TFLite
     file takes its inputs and gives its outputs; rebalance: choose the free scales between the factors of an
-    int8 file, where that raises the SQNR; int8_min_sqnr: keep layers of it in float whose own SQNR is below so
-    many dB (see ``edgekron.layer_noise``), and measure what that costs; None keeps none. inputs: .npz files
-    to verify on, besides seeded random inputs; data, samples: likewise, see ``edgekron.calibration``; atol,
-    rtol: see ``edgekron.parity.Tolerance``, rtol by default what suits the precision; min_sqnr: dB that
-    outputs must reach, 30 by default in int8; min_top1: fraction of equal top-1, 0.95 by default in int8. A
-    file in int8 is verified on the data and the .npz files only. require_full_delegation: refuse a file with
-    operators that the runtime's fast kernels do not take. source: the checkpoint, for the manifest.
+    int8 file, where that raises the SQNR; int8_min_sqnr: keep layers in float whose own SQNR in int8 is below
+    so many dB (see ``edgekron.layer_noise``), and measure what that costs. inputs: .npz files to verify on,
+    besides seeded random inputs; data, samples: likewise, see ``edgekron.calibration``; atol, rtol: see
+    ``edgekron.parity.Tolerance``, rtol by default what suits the precision; min_sqnr: dB that outputs must
+    reach, 30 by default in int8; min_top1: fraction of equal top-1, 0.95 by default in int8. A file in int8
+    is verified on the data and the .npz files only. require_full_delegation: refuse a file with operators
+    that the runtime's fast kernels do not take. source: the checkpoint, for the manifest.
 
     The file agrees with the PyTorch network within the tolerance, or it is written under the name
     ``<path>.failed`` and ParityError is raised. Raises UsageError for what was given wrongly,
