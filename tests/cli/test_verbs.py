@@ -267,6 +267,7 @@ def test_options_of_export(folder: Path, run: Run) -> None:
         "precision": "fp32",
         "io": "float",
         "rebalance": False,
+        "int8_min_sqnr": None,
     }
     assert report["manifest"]["inputs"] == [{"name": "input", "shape": [2, 3, 8, 8], "dtype": "float32"}]
     result = run("export", *common, "-f", "onnx", "-f", "tflite", "--layout", "nchw", "--opset", 19, "--json")
