@@ -32,10 +32,7 @@ class Rebalancing:
 
 @dataclass(frozen=True)
 class LayerNoises:
-    """The own SQNRs of the layers of an int8 file; speed: of the file, against one with all layers in int8.
-
-    speed is None where all are, and where the runtime is not installed.
-    """
+    """The own SQNRs of the layers of an int8 file; speed: against a file with all in int8, if this is none."""
 
     layers: tuple[LayerNoise, ...]
     speed: SpeedUp | None = None
@@ -44,8 +41,8 @@ class LayerNoises:
         floats = sorted((each for each in self.layers if each.stays_float), key=lambda each: each.sqnr)
         if not floats:
             least = min(self.layers, key=lambda each: each.sqnr)
-            return f"{len(self.layers)} layers in int8, least own SQNR {least.layer} {least.sqnr:.1f} dB"
-        each = ", ".join(f"{layer.layer} {layer.sqnr:.1f} dB" for layer in floats)
+            return f"{len(self.layers)} layers in int8, least own SQNR {least}"
+        each = ", ".join(map(str, floats))
         speed = f"; {self.speed} as fast as with all in int8" if self.speed else ""
         return f"{len(floats)} of {len(self.layers)} layers stay in float, own SQNR {each}{speed}"
 

@@ -43,6 +43,9 @@ class LayerNoise:
     sqnr: float
     stays_float: bool
 
+    def __str__(self) -> str:
+        return f"{self.layer or 'the network'} {self.sqnr:.1f} dB"
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
         sqnr = self.sqnr if math.isfinite(self.sqnr) else str(self.sqnr)

@@ -171,7 +171,7 @@ def test_layers_that_are_not_found() -> None:
         "--int8-min-sqnr, or leave it out"
     )
     with pytest.raises(
-        UnsupportedError, match="another graph if its weights are others.*leave out --int8-min"
+        UnsupportedError, match=r"another graph if its weights are others.*leave out --int8-min"
     ):
         float_operators(MODEL, NOISE, before, lambda marked: operators(marked)[1:])
 

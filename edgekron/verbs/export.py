@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -153,12 +153,11 @@ def export(
             raise ParityError(f"{error}; the file is kept as {failed}") from error
         summary = {"summary": report.summary(), "max_abs_error": report.worst.max_abs_error}
         manifest = replace(manifest, parity=summary | {"range": report.worst.range})
-    noises = None
-    if exported.noise:
-        rebalanced = replace(options, rebalance=rebalancing is not None and rebalancing.helps)
-        speed = _speed(exporter, (exported, manifest), convert, rebalanced, threads)
-        noises = LayerNoises(exported.noise, speed)
     delegation = _delegation(exporter, exported, required=require_full_delegation)
+    noises = LayerNoises(exported.noise) if exported.noise else None
+    if exported.float_layers:
+        int8 = replace(options, rebalance=manifest.options["rebalance"], int8_min_sqnr=None)
+        noises = LayerNoises(exported.noise, _speed(exporter, convert(int8), (exported, manifest), threads))
     progress("writing", 2, 3)
     data = exporter.with_manifest(exported.data, manifest)
     write_atomically(path, data, force=force)
@@ -177,26 +176,12 @@ def _has_factors(exported: Exported) -> bool:
 
 
 def _speed(
-    exporter: Exporter,
-    written: tuple[Exported, Manifest],
-    convert: Callable[[ExportOptions], tuple[Exported, Manifest]],
-    options: ExportOptions,
-    threads: int,
-) -> SpeedUp | None:
-    """Of a file with layers in float against one with none; None if it has none, or there is no runtime.
-
-    options: that it was converted with.
-    """
-    if not written[0].float_layers:
-        return None
-    try:
-        plugins.runtime(exporter.runtime)
-    except UsageError:
-        return None
-    other = convert(replace(options, int8_min_sqnr=None))
+    exporter: Exporter, base: tuple[Exported, Manifest], other: tuple[Exported, Manifest], threads: int
+) -> SpeedUp:
+    """Of the other file against the first one."""
     with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / f"{name}{exporter.suffix}" for name in ("int8", "float")]
-        for path, (exported, manifest) in zip(paths, (other, written), strict=True):
+        paths = [Path(folder) / f"{name}{exporter.suffix}" for name in ("base", "other")]
+        for path, (exported, manifest) in zip(paths, (base, other), strict=True):
             path.write_bytes(exporter.with_manifest(exported.data, manifest))
         return bench(paths, threads=threads, seconds=SPEED_SECONDS)[str(paths[1])].speedup
 

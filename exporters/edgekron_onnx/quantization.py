@@ -75,7 +75,42 @@ def quantize(
                 )
         except Exception as error:  # of numpy, protobuf or onnxruntime
             raise UnsupportedError(f"onnxruntime cannot quantize this network: {one_line(error)}") from error
-        return onnx.load(path)
+        quantized = onnx.load(path)
+    _keep_float(quantized.graph)
+    return quantized
+
+
+def _keep_float(graph: onnx.GraphProto) -> None:
+    """Write the biases of float layers as int32, of 31 bits: then onnxruntime leaves these layers alone.
+
+    Since its pull request 22969 it quantizes, as it opens a file, every Conv, ConvTranspose and Gemm between
+    quantized numbers whose weight and bias are constants in float, with one scale for the whole weight.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in [node for node in graph.node if node.name.startswith(FLOAT)]:
+        if node.op_type not in ("Conv", "ConvTranspose", "Gemm"):
+            continue
+        if len(node.input) == 3:
+            bias = numpy_helper.to_array(constants[node.input[2]]).astype(np.float64)
+        else:
+            bias = np.zeros(_outputs(node, list(constants[node.input[1]].dims)))
+        scale = np.float32(np.abs(bias).max() / 2**30 or 1.0)
+        own = {"int32": np.rint(bias / scale).astype(np.int32), "scale": np.asarray(scale)}
+        for name, value in own.items():
+            graph.initializer.append(numpy_helper.from_array(value, f"{node.name}_{name}"))
+        names = [f"{node.name}_{name}" for name in own]
+        graph.node.insert(0, helper.make_node("DequantizeLinear", names, [f"{node.name}_bias"]))
+        del node.input[2:]
+        node.input.append(f"{node.name}_bias")
+    _drop_unused(graph)
+
+
+def _outputs(node: onnx.NodeProto, shape: list[int]) -> int:
+    """Channels that a Conv, ConvTranspose or Gemm with a weight of this shape gives."""
+    numbers: dict[str, int] = {attribute.name: attribute.i for attribute in node.attribute}
+    if node.op_type == "ConvTranspose":
+        return shape[1] * numbers.get("group", 1)
+    return shape[1] if node.op_type == "Gemm" and not numbers.get("transB", 0) else shape[0]
 
 
 class _Reader:
