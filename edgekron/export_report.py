@@ -32,7 +32,7 @@ class Rebalancing:
 
 @dataclass(frozen=True)
 class LayerNoises:
-    """The own SQNRs of the layers of an int8 file; speed: against a file with all in int8, if this is none."""
+    """The own SQNRs of the layers of an int8 file; speed: beside one with all in int8, if it is not."""
 
     layers: tuple[LayerNoise, ...]
     speed: SpeedUp | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -81,36 +81,41 @@ def quantize(
 
 
 def _keep_float(graph: onnx.GraphProto) -> None:
-    """Write the biases of float layers as int32, of 31 bits: then onnxruntime leaves these layers alone.
+    """Let layers in float take their input with a scale for each channel, all the same.
 
-    Since its pull request 22969 it quantizes, as it opens a file, every Conv, ConvTranspose and Gemm between
-    quantized numbers whose weight and bias are constants in float, with one scale for the whole weight.
+    Since its pull request 22969 onnxruntime quantizes, as it opens a file, every Conv, ConvTranspose and Gemm
+    between quantized numbers whose weight is a constant in float, with one scale for the whole weight; but
+    only if its input has one. Other ways to stop it, as a bias that is computed, lose the blocked kernels.
     """
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    for node in [node for node in graph.node if node.name.startswith(FLOAT)]:
-        if node.op_type not in ("Conv", "ConvTranspose", "Gemm"):
-            continue
-        if len(node.input) == 3:
-            bias = numpy_helper.to_array(constants[node.input[2]]).astype(np.float64)
-        else:
-            bias = np.zeros(_outputs(node, list(constants[node.input[1]].dims)))
-        scale = np.float32(np.abs(bias).max() / 2**30 or 1.0)
-        own = {"int32": np.rint(bias / scale).astype(np.int32), "scale": np.asarray(scale)}
-        for name, value in own.items():
-            graph.initializer.append(numpy_helper.from_array(value, f"{node.name}_{name}"))
-        names = [f"{node.name}_{name}" for name in own]
-        graph.node.insert(0, helper.make_node("DequantizeLinear", names, [f"{node.name}_bias"]))
-        del node.input[2:]
-        node.input.append(f"{node.name}_bias")
+    makers = {node.output[0]: node for node in graph.node}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        maker = makers.get(node.input[0]) if node.input else None
+        is_layer = node.op_type in ("Conv", "ConvTranspose", "Gemm") and node.input[1] in constants
+        if is_layer and maker is not None and maker.op_type == "DequantizeLinear":
+            channels = _inputs(node, constants[node.input[1]].dims)
+            name = f"{node.output[0]}_taken"
+            names = [f"{name}_scale", f"{name}_zero_point"]
+            for own, one in zip(names, maker.input[1:], strict=True):
+                repeated = np.full(channels, numpy_helper.to_array(constants[one]))
+                graph.initializer.append(numpy_helper.from_array(repeated, own))
+            nodes.append(helper.make_node("DequantizeLinear", [maker.input[0], *names], [name], axis=1))
+            node.input[0] = name
+        nodes.append(node)
+    used = {name for node in nodes for name in node.input} | {value.name for value in graph.output}
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes if used & {*node.output}]
+    del graph.node[:]
+    graph.node.extend(kept)
     _drop_unused(graph)
 
 
-def _outputs(node: onnx.NodeProto, shape: list[int]) -> int:
-    """Channels that a Conv, ConvTranspose or Gemm with a weight of this shape gives."""
+def _inputs(node: onnx.NodeProto, shape: Sequence[int]) -> int:
+    """Channels that a Conv, ConvTranspose or Gemm with a weight of this shape takes."""
     numbers: dict[str, int] = {attribute.name: attribute.i for attribute in node.attribute}
-    if node.op_type == "ConvTranspose":
+    if node.op_type == "Conv":
         return shape[1] * numbers.get("group", 1)
-    return shape[1] if node.op_type == "Gemm" and not numbers.get("transB", 0) else shape[0]
+    return shape[1] if numbers.get("transB", 0) else shape[0]
 
 
 class _Reader:
