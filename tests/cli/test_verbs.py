@@ -342,6 +342,24 @@ def test_int8(folder: Path, run: Run) -> None:
     assert run("profile", "a.onnx", "--seconds", 0).code == 0
 
 
+def test_layers_in_float(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgekron.verbs.export.SPEED_SECONDS", 0.0)
+    np.savez(folder / "data.npz", np.random.default_rng(0).random((8, 3, 8, 8), np.float32))
+    common = ("--factory", "networks_of_a_user:build", "--input-shape", "1,3,8,8", "--data", "data.npz")
+    export = ("export", "state.pt", *common, "-o", "a.onnx", "--min-sqnr", 15)
+    assert run(*export, "--int8-min-sqnr", 99).code == 2
+    result = run(*export, "--precision", "int8", "--int8-min-sqnr", 99, "--json")
+    [report] = strict(result.out)
+    rows = report["noises"]["layers"]
+    assert rows and all(row["computed_in"] == "float" and row["own_sqnr"] < 99 for row in rows)
+    assert report["manifest"]["float_layers"] == [row["layer"] for row in rows]
+    assert report["noises"]["speed"]["low"] <= report["noises"]["speed"]["ratio"]
+    assert (
+        f"\nprecision int8, in float {', '.join(row['layer'] for row in rows)}\n"
+        in run("inspect", "a.onnx").out
+    )
+
+
 def test_full_delegation_can_be_required(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     left = DelegationReport("kernels", 4, (Undelegated("Conv", "y", "some-code", "do this"),))
     monkeypatch.setattr("edgekron_onnx.runtime.OnnxRuntime.delegation", lambda self, path: left)
