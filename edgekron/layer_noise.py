@@ -66,7 +66,8 @@ def layer_noise(
         own = decibels(math.sqrt(call.signal), math.sqrt(call.noise))
         least[names[module]] = min(own, least.get(names[module], math.inf))
     return tuple(
-        LayerNoise(name, own, min_sqnr is not None and own < min_sqnr) for name, own in least.items()
+        LayerNoise(name, own, min_sqnr is not None and not own >= min_sqnr)  # NaN stays in float
+        for name, own in least.items()
     )
 
 
@@ -121,10 +122,8 @@ def _calls(
 
     def compare(layer: nn.Module, index: int, x: Tensor, y: Tensor) -> None:
         call = found[layer, index]
-        ranges, expected = (
-            iter(call.ranges),
-            (layer.enter(y) if isinstance(layer, LoweredLayer) else y).double(),
-        )
+        expected = (layer.enter(y) if isinstance(layer, LoweredLayer) else y).double()
+        ranges = iter(call.ranges)
         given = _run(quantized[layer], x, lambda state: _in_int8(state, *next(ranges)))
         call.signal += float(expected.square().sum())
         call.noise += float((given - expected).square().sum())
@@ -169,9 +168,11 @@ def _met(state: Tensor, met: list[tuple[float, float]]) -> Tensor:
 
 
 def _in_int8(x: Tensor, low: float, high: float) -> Tensor:
-    """The nearest of 256 values from low to high, one of them zero."""
+    """The nearest of 256 values from low to high, one of them zero; x where all are zero, or one infinite."""
     scale = (high - low) / 255
-    return torch.fake_quantize_per_tensor_affine(x, scale, round(-low / scale), 0, 255) if scale else x
+    if not 0 < scale < math.inf:
+        return x
+    return torch.fake_quantize_per_tensor_affine(x, scale, round(-low / scale), 0, 255)
 
 
 def _with_int8_weights(layer: nn.Module) -> nn.Module:

@@ -256,3 +256,11 @@ def test_a_layer_of_zeros_has_no_noise() -> None:
 def test_a_weight_that_is_computed_has_no_row() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1)))
     assert list(own_sqnrs(network.eval(), SAMPLES)) == ["0"]
+
+
+def test_infinite_activations_have_no_sqnr() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1))
+    with torch.no_grad():
+        network.get_parameter("1.bias").fill_(math.inf)
+    rows = layer_noise(network.eval(), Calibration("x", (SAMPLES,)), 1, 30.0)
+    assert math.isfinite(rows[0].sqnr) and math.isnan(rows[1].sqnr) and rows[1].stays_float

@@ -57,9 +57,8 @@ def operators(model: Any) -> list[Operator]:
 def converted(model: Any) -> list[Converted]:
     """The operators of the main graph with their constants."""
     graph, found = model.subgraphs[0], []
-    for operator, known in zip(
-        graph.operators, operators(model), strict=False
-    ):  # the other graphs come later
+    known_operators = operators(model)[: len(graph.operators)]  # those of the main graph come first
+    for operator, known in zip(graph.operators, known_operators, strict=True):
         tensors = [graph.tensors[index] for index in operator.inputs if index >= 0]
         constants = (model.buffers[tensor.buffer].data for tensor in tensors if tensor.type == _TYPES.FLOAT32)
         found.append(
