@@ -17,6 +17,7 @@ from edgekron.artifact import Manifest
 from edgekron.calibration import Calibration
 from edgekron.choice import Choose, by_cost
 from edgekron.errors import UsageError
+from edgekron.layer_noise import LayerNoise
 from edgekron.network import Inputs
 from edgekron.plan import Layout, Plan
 from edgekron.plan.cost import Arithmetic
@@ -31,7 +32,8 @@ class ExportOptions:
     what the format prefers; at_load: layers that run dense are stored as their factors, which the
     runtime multiplies when it opens the file, where the format has a way to say so; precision: of the
     numbers in the file; io: of its inputs and outputs if that is int8; rebalance: the free scales
-    between factors are chosen for int8 (see ``edgekron.equalisation``).
+    between factors are chosen for int8 (see ``edgekron.equalisation``); int8_min_sqnr: layers whose own SQNR
+    is below so many dB stay in float (see ``edgekron.layer_noise``), None for no layer.
     """
 
     opset: int | None = None
@@ -41,6 +43,7 @@ class ExportOptions:
     precision: Precision = "fp32"
     io: Ends = "float"
     rebalance: bool = False
+    int8_min_sqnr: float | None = None
 
     def __post_init__(self) -> None:
         require_precision(self.precision)
@@ -48,6 +51,8 @@ class ExportOptions:
             raise UsageError(f"io={self.io!r}: expected one of {', '.join(get_args(Ends))}")
         if self.io != "float" and self.precision != "int8":
             raise UsageError(f"--io {self.io} is for --precision int8")
+        if self.int8_min_sqnr is not None and self.precision != "int8":
+            raise UsageError(f"--int8-min-sqnr {self.int8_min_sqnr:g} is for --precision int8")
         if self.at_load and self.precision == "int8":
             raise UsageError(
                 "--guard size multiplies factors of floating point: with int8 use --guard latency"
@@ -66,7 +71,7 @@ class ExportOptions:
 class Exported:
     """Bytes of a file that nobody has verified yet, and what is known about it.
 
-    at_load: layers that run dense but are stored as factors.
+    at_load: layers that run dense but are stored as factors; noise: of the layers of an int8 file.
     """
 
     data: bytes
@@ -76,6 +81,12 @@ class Exported:
     plans: dict[str, tuple[Plan, ...]]
     warnings: tuple[str, ...] = ()
     at_load: tuple[str, ...] = ()
+    noise: tuple[LayerNoise, ...] = ()
+
+    @property
+    def float_layers(self) -> tuple[str, ...]:
+        """The layers of an int8 file that stay in float."""
+        return tuple(each.layer for each in self.noise if each.stays_float)
 
 
 @dataclass(frozen=True)

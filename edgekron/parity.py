@@ -361,7 +361,11 @@ def _cosine(expected: Float64, given: Float64) -> float:
 def sqnr(expected: Array, given: Array) -> float:
     """Signal to quantisation-noise ratio, 20 log10(|expected| / |given - expected|), in dB; same shapes."""
     expected = expected.reshape(-1).astype(np.float64, copy=False)
-    signal, noise = float(np.linalg.norm(expected)), float(np.linalg.norm(given.reshape(-1) - expected))
+    return decibels(float(np.linalg.norm(expected)), float(np.linalg.norm(given.reshape(-1) - expected)))
+
+
+def decibels(signal: float, noise: float) -> float:
+    """20 log10(signal / noise); of no noise inf, of nothing but noise -inf."""
     if noise == 0:
         return math.inf
     return 20 * math.log10(signal / noise) if signal > 0 else -math.inf

@@ -122,6 +122,14 @@ def export(
     no_rebalance: Annotated[
         bool, typer.Option("--no-rebalance", help="int8: leave the scales between factors as they are.")
     ] = False,
+    int8_min_sqnr: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DB",
+            help="int8: keep layers in float whose own signal to noise is lower, and tell what that costs. "
+            "Default: keep none.",
+        ),
+    ] = None,
     inputs: Inputs = None,
     data: CalibrationData = None,
     calibration_samples: CalibrationSamples = 128,
@@ -189,6 +197,7 @@ def export(
                 precision=precision.value,
                 io=io.value,
                 rebalance=not no_rebalance,
+                int8_min_sqnr=int8_min_sqnr,
                 inputs=inputs or (),
                 data=read_data(data, checkpoint),
                 samples=calibration_samples,

@@ -18,9 +18,10 @@ from edgekron.calibration import SAMPLES, Data, read_calibration
 from edgekron.choice import Accept, Choice, ChoiceOptions, Choose, Guard, Layer, PlanChoice, by_cost, dense
 from edgekron.delegation import DelegationReport
 from edgekron.errors import ParityError, UndelegatedError, UsageError
-from edgekron.export_report import ExportReport, Rebalancing
+from edgekron.export_report import ExportReport, LayerNoises, Rebalancing
 from edgekron.exporter import Exported, Exporter, ExportOptions, needed
 from edgekron.files import require_writable, write_atomically
+from edgekron.latency import SpeedUp
 from edgekron.lower import compressed_layers
 from edgekron.network import Inputs, as_inputs, run_model
 from edgekron.parity import ParityReport, Tolerance, compare
@@ -29,6 +30,7 @@ from edgekron.plan.cost import Arithmetic, Cpu
 from edgekron.precision import ARITHMETIC, Ends, Precision, tolerance_for
 from edgekron.progress import Progress, silent
 from edgekron.tune.cache import Cache
+from edgekron.verbs.bench import bench
 from edgekron.verbs.manifest import Source, inputs_of, manifest_of
 from edgekron.verbs.trials import (
     Trial,
@@ -37,6 +39,9 @@ from edgekron.verbs.trials import (
     session_outputs,
 )
 from edgekron.verbs.tune import tune_layers
+
+SPEED_SECONDS = 1.0
+"""For which a file with layers in float runs beside one without."""
 
 
 def export(
@@ -55,6 +60,7 @@ def export(
     precision: Precision = "fp32",
     io: Ends = "float",
     rebalance: bool = True,
+    int8_min_sqnr: float | None = None,
     inputs: Sequence[str | Path] = (),
     data: Data | None = None,
     samples: int = SAMPLES,
@@ -80,12 +86,13 @@ def export(
     float32; 'fp16-compute' computes in half, too, where the runtime can; 'int8' quantizes weights and
     activations, and needs data; io: the numbers in which such a TFLite file takes its inputs and gives its
     outputs; rebalance: choose the free scales between the factors of an int8 file, where that raises the
-    SQNR. inputs: .npz files to verify on, besides seeded random inputs; data, samples: likewise, see
-    ``edgekron.calibration``; atol, rtol: see ``edgekron.parity.Tolerance``, rtol by default what suits the
-    precision; min_sqnr: dB that outputs must reach, 30 by default in int8; min_top1: fraction of equal top-1,
-    0.95 by default in int8. A file in int8 is verified on the data and the .npz files only.
-    require_full_delegation: refuse a file with operators that the runtime's fast kernels do not take. source:
-    the checkpoint, for the manifest.
+    SQNR; int8_min_sqnr: keep layers in float whose own SQNR in int8 is below so many dB (see
+    ``edgekron.layer_noise``), and measure what that costs. inputs: .npz files to verify on, besides seeded
+    random inputs; data, samples: likewise, see ``edgekron.calibration``; atol, rtol: see
+    ``edgekron.parity.Tolerance``, rtol by default what suits the precision; min_sqnr: dB that outputs must
+    reach, 30 by default in int8; min_top1: fraction of equal top-1, 0.95 by default in int8. A file in int8
+    is verified on the data and the .npz files only. require_full_delegation: refuse a file with operators
+    that the runtime's fast kernels do not take. source: the checkpoint, for the manifest.
 
     The file agrees with the PyTorch network within the tolerance, or it is written under the name
     ``<path>.failed`` and ParityError is raised. Raises UsageError for what was given wrongly,
@@ -95,6 +102,7 @@ def export(
     path, start = Path(path), time.monotonic()
     how = ChoiceOptions(plan, guard, threads, cpu)
     options = ExportOptions(opset, dynamic_batch, layout, at_load=guard == "size", precision=precision, io=io)
+    options = replace(options, int8_min_sqnr=int8_min_sqnr)
     tolerance = tolerance_for(precision, atol, rtol, min_sqnr, min_top1)
     exporter = plugins.exporter(format or plugins.format_of(path))
     plugins.require_suffix(path, exporter)
@@ -143,6 +151,10 @@ def export(
         summary = {"summary": report.summary(), "max_abs_error": report.worst.max_abs_error}
         manifest = replace(manifest, parity=summary | {"range": report.worst.range})
     delegation = _delegation(exporter, exported, required=require_full_delegation)
+    noises = LayerNoises(exported.noise) if exported.noise else None
+    if exported.float_layers:
+        int8 = replace(options, rebalance=manifest.options["rebalance"], int8_min_sqnr=None)
+        noises = LayerNoises(exported.noise, _speed(exporter, convert(int8), (exported, manifest), threads))
     progress("writing", 2, 3)
     data = exporter.with_manifest(exported.data, manifest)
     write_atomically(path, data, force=force)
@@ -151,12 +163,23 @@ def export(
     left = delegation.warnings() if delegation else ()
     warnings = (*_densified(exported, reasons), *notes, *exported.warnings, *left)
     return ExportReport(
-        path, len(data), checksum(data), manifest, report, warnings, seconds, delegation, rebalancing
+        path, len(data), checksum(data), manifest, report, warnings, seconds, delegation, rebalancing, noises
     )
 
 
 def _has_factors(exported: Exported) -> bool:
     return any(not plan.is_dense for plans in exported.plans.values() for plan in plans)
+
+
+def _speed(
+    exporter: Exporter, base: tuple[Exported, Manifest], other: tuple[Exported, Manifest], threads: int
+) -> SpeedUp:
+    """Of the other file against the first one."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{name}{exporter.suffix}" for name in ("base", "other")]
+        for path, (exported, manifest) in zip(paths, (base, other), strict=True):
+            path.write_bytes(exporter.with_manifest(exported.data, manifest))
+        return bench(paths, threads=threads, seconds=SPEED_SECONDS)[str(paths[1])].speedup
 
 
 def _delegation(exporter: Exporter, exported: Exported, *, required: bool) -> DelegationReport | None:

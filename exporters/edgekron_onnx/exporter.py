@@ -18,8 +18,10 @@ from edgekron.choice import Choose, by_cost
 from edgekron.equalisation import equalise
 from edgekron.errors import UnsupportedError, UsageError
 from edgekron.exporter import Exported, ExportOptions, Exposed, Operator, needed, numbered
+from edgekron.layer_noise import LayerNoise, layer_noise
 from edgekron.layers import KroneckerLayer
 from edgekron.lower import lower
+from edgekron.marks import float_operators
 from edgekron.network import Inputs
 from edgekron.plan import Layout, Plan
 from edgekron.plan.cost import Arithmetic
@@ -30,7 +32,7 @@ from edgekron_onnx.at_load import is_stored_dense, store_factors
 from edgekron_onnx.exposure import expose
 from edgekron_onnx.half import compute_half, store_half
 from edgekron_onnx.nodes import layer_model, random_weights
-from edgekron_onnx.operators import operators
+from edgekron_onnx.operators import converted, operators
 from edgekron_onnx.quanta import quanta
 
 DEFAULT_OPSET = 18
@@ -89,7 +91,12 @@ class OnnxExporter:
             results = lowered(*inputs)
         count = 1 if isinstance(results, torch.Tensor) else len(results)
         outputs = numbered("output", count)
-        proto = _convert(lowered, inputs, names, outputs, opset, options.dynamic_batch)
+
+        def convert(network: nn.Module) -> onnx.ModelProto:
+            return _convert(network, inputs, names, outputs, opset, options.dynamic_batch)
+
+        proto = convert(lowered)
+        noise: tuple[LayerNoise, ...] = ()
         stored = _at_load(proto, model, plans) if options.at_load else ()
         match options.precision:
             case "fp32":
@@ -101,10 +108,15 @@ class OnnxExporter:
             case "int8":
                 from edgekron_onnx.quantization import quantize  # slow to import
 
-                proto = quantize(proto, needed(calibration), options.batch(inputs))
+                samples, batch = needed(calibration), options.batch(inputs)
+                noise = layer_noise(lowered, samples, batch, options.int8_min_sqnr)
+                floats = float_operators(
+                    lowered, noise, converted(proto), lambda marked: converted(convert(marked))
+                )
+                proto = quantize(proto, samples, batch, floats)
             case _:
                 assert_never(options.precision)
-        return Exported(_checked(proto, opset), "nchw", names, outputs, plans, at_load=stored)
+        return Exported(_checked(proto, opset), "nchw", names, outputs, plans, at_load=stored, noise=noise)
 
     def layers(self, plans: Sequence[Plan], arithmetic: Arithmetic = "fp32") -> list[bytes]:
         """Written from the plans; a layer over two axes stands between two convolutions."""

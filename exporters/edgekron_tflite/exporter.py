@@ -22,8 +22,10 @@ from edgekron.equalisation import equalise
 from edgekron.errors import UnsupportedError, UsageError
 from edgekron.exporter import Exported, ExportOptions, Exposed, Operator, needed, numbered
 from edgekron.factors import Factors
+from edgekron.layer_noise import LayerNoise, layer_noise
 from edgekron.lower import lower
 from edgekron.lowered import LoweredLayer
+from edgekron.marks import float_operators
 from edgekron.network import Inputs
 from edgekron.plan import Layout, Plan
 from edgekron.plan.cost import Arithmetic
@@ -37,7 +39,7 @@ from edgekron_tflite.delegation import MOST_CONCATENATED
 from edgekron_tflite.exposure import expose
 from edgekron_tflite.flatbuffer import get_metadata, pack, parse, rename, set_metadata
 from edgekron_tflite.half import allow_half, store_half
-from edgekron_tflite.operators import operators
+from edgekron_tflite.operators import converted, operators
 from edgekron_tflite.quanta import quanta
 from edgekron_tflite.rewrite import rewrite
 from edgekron_tflite.split import split
@@ -103,16 +105,21 @@ class TfliteExporter:
         image_results = [k for k, y in enumerate(results) if y.dim() == 4]
         names, outputs = numbered("input", len(inputs)), numbered("output", len(results))
         last = (images, image_results) if layout == "nhwc" else ([], [])
-        if options.dynamic_batch:
-            tree, asked = _convert(lowered, _repeated(inputs, FEWER), *last)
-            free_batch(tree, _convert(lowered, _repeated(inputs, MORE), *last)[0])
-        else:
-            tree, asked = _convert(lowered, inputs, *last)
+
+        def convert(network: nn.Module) -> tuple[Any, int]:
+            if not options.dynamic_batch:
+                return _convert(network, inputs, *last)
+            tree, asked = _convert(network, _repeated(inputs, FEWER), *last)
+            free_batch(tree, _convert(network, _repeated(inputs, MORE), *last)[0])
+            return tree, asked
+
+        tree, asked = convert(lowered)
         rename(tree, names, outputs)
         transposes = asked + sum(x.dim() == 5 for x in (*inputs, *results))  # clips keep PyTorch's layout
         transposes += sum(m.plan.permutes for m in lowered.modules() if isinstance(m, LoweredLayer))
         if layout == "nchw":
             transposes += len(images) + len(image_results)
+        noise: tuple[LayerNoise, ...] = ()
         warnings = _check([op.name for op in operators(tree)], transposes)
         match options.precision:
             case "fp32":
@@ -125,15 +132,19 @@ class TfliteExporter:
             case "int8":
                 from edgekron_tflite.quantization import quantize  # slow to import
 
+                data, batch = needed(calibration), options.batch(inputs)
+                noise = layer_noise(lowered, data, batch, options.int8_min_sqnr)
+                floats = float_operators(
+                    lowered, noise, converted(tree), lambda marked: converted(convert(marked)[0])
+                )
                 samples = [
-                    dict(zip(names, to_layout(run, layout), strict=True))
-                    for run in needed(calibration).batches(options.batch(inputs))
+                    dict(zip(names, to_layout(run, layout), strict=True)) for run in data.batches(batch)
                 ]
-                tree = quantize(pack(tree), samples, options.io)
+                tree = quantize(tree, samples, options.io, floats)
                 warnings = (*warnings, _UNDELEGATED_INT8)
             case _:
                 assert_never(options.precision)
-        return Exported(pack(tree), layout, names, outputs, plans, warnings)
+        return Exported(pack(tree), layout, names, outputs, plans, warnings, noise=noise)
 
     def layers(self, plans: Sequence[Plan], arithmetic: Arithmetic = "fp32") -> list[bytes]:
         """Converted side by side, then taken apart.

@@ -267,6 +267,7 @@ def test_options_of_export(folder: Path, run: Run) -> None:
         "precision": "fp32",
         "io": "float",
         "rebalance": False,
+        "int8_min_sqnr": None,
     }
     assert report["manifest"]["inputs"] == [{"name": "input", "shape": [2, 3, 8, 8], "dtype": "float32"}]
     result = run("export", *common, "-f", "onnx", "-f", "tflite", "--layout", "nchw", "--opset", 19, "--json")
@@ -350,6 +351,24 @@ def test_int8(folder: Path, run: Run) -> None:
     assert result.code == 2 and "compared on inputs like those it is for, not on random ones" in result.err
     assert "\nprecision int8\n" in run("inspect", "a.onnx").out
     assert run("profile", "a.onnx", "--seconds", 0).code == 0
+
+
+def test_layers_in_float(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgekron.verbs.export.SPEED_SECONDS", 0.0)
+    np.savez(folder / "data.npz", np.random.default_rng(0).random((8, 3, 8, 8), np.float32))
+    common = ("--factory", "networks_of_a_user:build", "--input-shape", "1,3,8,8", "--data", "data.npz")
+    export = ("export", "state.pt", *common, "-o", "a.onnx", "--min-sqnr", 15)
+    assert run(*export, "--int8-min-sqnr", 99).code == 2
+    result = run(*export, "--precision", "int8", "--int8-min-sqnr", 99, "--json")
+    [report] = strict(result.out)
+    rows = report["noises"]["layers"]
+    assert rows and all(row["computed_in"] == "float" and row["own_sqnr"] < 99 for row in rows)
+    assert report["manifest"]["float_layers"] == [row["layer"] for row in rows]
+    assert report["noises"]["speed"]["low"] <= report["noises"]["speed"]["ratio"]
+    assert (
+        f"\nprecision int8, in float {', '.join(row['layer'] for row in rows)}\n"
+        in run("inspect", "a.onnx").out
+    )
 
 
 def test_full_delegation_can_be_required(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

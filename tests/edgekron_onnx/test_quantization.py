@@ -21,6 +21,7 @@ from edgekron.cifar10 import load as load_images
 from edgekron.cifar10 import normalise
 from edgekron.errors import UsageError
 from edgekron.exporter import Exported, ExportOptions
+from edgekron.layer_noise import LayerNoise
 from edgekron.parity import compare
 from edgekron_onnx.exporter import OnnxExporter
 from edgekron_onnx.runtime import OnnxRuntime
@@ -113,6 +114,27 @@ def test_an_operator_that_stays_in_float_is_reported(tmp_path: Path) -> None:
     left = delegation(export(model, SAMPLES).data, tmp_path)
     assert left and {code for _, code in left} == {"float-operator"}
     assert not {"QLinearConv", "QuantizeLinear"} & {operator for operator, _ in left}
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d, nn.Linear])
+def test_a_layer_in_float_is_left_alone_by_onnxruntime(
+    kind: type[nn.Module], bias: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between int8 operators: it would quantize the weight, with one scale, when it opens the file."""
+    noise = (LayerNoise("2", 10.0, True),)
+    monkeypatch.setattr("edgekron_onnx.exporter.layer_noise", lambda *_: noise)
+    torch.manual_seed(0)
+    samples, convolve = SAMPLES, partial(nn.Conv2d, kernel_size=1)
+    if kind is nn.Linear:
+        samples, convolve = SAMPLES.mean((2, 3)), nn.Linear  # type: ignore[assignment]
+    layer = kind(8, 6, bias=bias, **({} if kind is nn.Linear else {"kernel_size": 3}))
+    model = nn.Sequential(convolve(3, 8), nn.ReLU(), layer, nn.ReLU(), convolve(6, 4)).eval()
+    data = export(model, samples).data
+    nodes = optimised(data, tmp_path)
+    assert nodes["QGemm"] + nodes["QLinearConv"] == 2
+    assert sum(nodes[name] for name in ("Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm")) == 1
+    assert sqnr(model, data, samples) > 35
 
 
 class Padded(nn.Module):
