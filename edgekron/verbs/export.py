@@ -259,4 +259,5 @@ def _verify(
         tolerance=tolerance,
         names=exported.output_names,
         input_names=[trial.name for trial in trials],
+        quanta=exporter.quanta(exported.data),
     )
