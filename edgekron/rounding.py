@@ -146,6 +146,7 @@ def nearest(rows: Tensor, moments: Tensor) -> Tensor:
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(moments))
     spread = torch.linalg.cholesky(inverse, upper=True)
     scale, largest = rows.abs().amax(2) / LEVELS, rows.abs().argmax(2)
+    largest = torch.where(scale > 0, largest, -1)  # a row of zeros, of a padded rank, has none
     scale = torch.where(scale > 0, scale, 1.0)
     for first in range(0, rows.shape[2], _BLOCK):
         block = slice(first, min(first + _BLOCK, rows.shape[2]))

@@ -15,13 +15,13 @@ from edgekron import __version__
 from edgekron.artifact import Manifest
 from edgekron.calibration import Calibration
 from edgekron.choice import Choose, by_cost
-from edgekron.equalisation import equalise
 from edgekron.errors import UnsupportedError, UsageError
 from edgekron.exporter import Exported, ExportOptions, Exposed, Operator, needed, numbered
 from edgekron.layers import KroneckerLayer
 from edgekron.lower import lower
 from edgekron.network import Inputs
 from edgekron.plan import Layout, Plan
+from edgekron.quantization import prepare
 from edgekron.quiet import quiet
 from edgekron.wording import one_line
 from edgekron_onnx.at_load import is_stored_dense, store_factors
@@ -72,8 +72,9 @@ class OnnxExporter:
         if options.layout == "nhwc":
             raise UsageError("--layout nhwc is for TFLite; ONNX files keep PyTorch's nchw")
         lowered, plans = lower(model, inputs, layout=self.plan_layout, choose=choose, planned=self.plans)
-        if options.rebalance:
-            equalise(lowered, needed(calibration), options.batch(inputs))
+        if options.precision == "int8":
+            batch = options.batch(inputs)
+            lowered = prepare(lowered, inputs, needed(calibration), batch, rebalance=options.rebalance)
         names = numbered("input", len(inputs))
         with torch.no_grad():
             results = lowered(*inputs)

@@ -18,7 +18,6 @@ from torch import nn
 from edgekron.artifact import Manifest, to_layout
 from edgekron.calibration import Calibration
 from edgekron.choice import Choose, by_cost
-from edgekron.equalisation import equalise
 from edgekron.errors import UnsupportedError, UsageError
 from edgekron.exporter import Exported, ExportOptions, Exposed, Operator, needed, numbered
 from edgekron.factors import Factors
@@ -27,6 +26,7 @@ from edgekron.lowered import LoweredLayer
 from edgekron.network import Inputs
 from edgekron.plan import Layout, Plan
 from edgekron.plan.steps import AddBias, Convolve
+from edgekron.quantization import prepare
 from edgekron.quiet import quiet
 from edgekron.wording import one_line
 from edgekron_tflite.activations import TRANSPOSES
@@ -85,8 +85,9 @@ class TfliteExporter:
         lowered, plans = lower(
             model, inputs, layout=self.plan_layout, choose=choose, accept=self.accepts, planned=self.plans
         )
-        if options.rebalance:
-            equalise(lowered, needed(calibration), options.batch(inputs))
+        if options.precision == "int8":
+            batch = options.batch(inputs)
+            lowered = prepare(lowered, inputs, needed(calibration), batch, rebalance=options.rebalance)
         images = [k for k, x in enumerate(inputs) if x.dim() == 4]
         with torch.no_grad():
             results = lowered(*inputs)
