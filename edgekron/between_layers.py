@@ -152,7 +152,9 @@ def _role(traced: Traced, node: fx.Node, ties: _Ties) -> str:
         return "other"
     if node.target in (aten.add.Tensor, aten.add_.Tensor):
         same = len({n.meta["val"].shape for n in sources}) == 1 and len(node.args) == 2 and not node.kwargs
-        return "carry" if same and all(isinstance(a, fx.Node) and a in sources for a in node.args) else "other"
+        return (
+            "carry" if same and all(isinstance(a, fx.Node) and a in sources for a in node.args) else "other"
+        )
     if node.target in CUTS:
         return "carry" if _cut(node) is not None else "other"
     if node.target in (aten.pad.default, aten.constant_pad_nd.default):
