@@ -25,6 +25,8 @@ from edgekron.traced import PERMUTES, VIEWS, Evaluation, Traced, aten
 
 SMALLEST = 0.01
 """Of the largest channel: one that is smaller gets the scale of one of that size."""
+MARGIN = 1.25
+"""By which other data may exceed a channel's largest value before ReLU6 cuts it where it did not."""
 CUTS = frozenset({aten.hardtanh.default, aten.hardtanh_.default, aten.relu6.default, aten.relu6_.default})
 _RELUS = frozenset({aten.relu.default, aten.relu_.default}) | CUTS
 _CARRIES = frozenset(
@@ -219,9 +221,10 @@ def _scale(group: Channels, largest: Tensor) -> None:
     if limit is None:
         scales = scales / scales[known].log().mean().exp()
     else:
-        scales = scales * float((limit / (scales * seen))[known].min())
-        if bool((cut := largest >= limit).any()):
-            scales = torch.where(cut, 1.0, scales.clamp_min(1.0).minimum(limit / seen))
+        most = (limit / MARGIN / seen).clamp_min(1.0)
+        scales = scales * float((most / scales)[known].min())
+        if bool((largest >= limit).any()):
+            scales = scales.clamp_min(1.0).minimum(most)
     scales = torch.where(known, scales, 1.0)
     for each in group.written:
         each.mul_(scales.reshape(-1, *[1] * (each.dim() - 1)))

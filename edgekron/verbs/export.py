@@ -131,7 +131,7 @@ def export(
         expected = reference_outputs(model, trials)
         try:
             report = _verify(exporter, exported, manifest, trials, expected, tolerance)
-            if precision == "int8" and rebalance and _has_factors(exported):
+            if precision == "int8" and rebalance:
                 other = convert(replace(options, rebalance=True))
                 again = _verify(exporter, *other, trials, expected, tolerance)
                 rebalancing = Rebalancing(again.least_sqnr, report.least_sqnr)
