@@ -30,7 +30,7 @@ class ExportOptions:
     what the format prefers; at_load: layers that run dense are stored as their factors, which the
     runtime multiplies when it opens the file, where the format has a way to say so; precision: of the
     numbers in the file; io: of its inputs and outputs if that is int8; rebalance: the free scales
-    between factors are chosen for int8 (see ``edgekron.equalisation``).
+    between layers and factors are chosen for int8 (see ``edgekron.quantization``).
     """
 
     opset: int | None = None

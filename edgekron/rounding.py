@@ -1,17 +1,17 @@
 """Rounding: weights on the grid of int8, each rounded so that it makes up for the errors of those before it.
 
-To the nearest, the errors of the weights of one output channel add up as they come. Frantar et al. 2023 (GPTQ,
-arXiv 2210.17323, section 3) round one input after another and move the inputs not yet rounded, by the least
-squares of the output on data; here the data are what the layers before give, rounded themselves. What is left of
-the mean error goes into the next bias (Nagel et al. 2019, arXiv 1906.04721, section 4.2, with data). The
-scale of a channel is its largest weight over 127, which keeps its place: so the tools that quantize for a
-format, onnxruntime's and ai-edge-quantizer, find that very grid again, and change nothing.
+To the nearest, the errors of the weights of one output channel add up as they come. Frantar et al. 2023
+(GPTQ, arXiv 2210.17323, section 3) round one input after another and move those not yet rounded, by the
+least squares of the output on data; here the data are what the layers before give, rounded themselves. What
+mean error is left goes into the next bias (Nagel et al. 2019, arXiv 1906.04721, section 4.2, with data).
+The scale of a channel is its largest weight over 127, and that weight stays: so the tools that quantize for
+a format, onnxruntime's and ai-edge-quantizer, find that very grid again, and change nothing.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -68,33 +68,28 @@ class Product:
         return found.reshape(len(x), self.groups, -1, found.shape[-1]).permute(1, 2, 0, 3).flatten(2)
 
 
+_PRODUCTS = {aten.matmul.default, aten.linear.default, aten.conv1d.default, aten.conv2d.default}
 _NEUTRAL = {"stride": 1, "padding": 0, "dilation": 1}
 
 
 def _window(node: fx.Node) -> dict[str, Any]:
     given = dict(zip(_NEUTRAL, node.args[3:6], strict=False))
     axes = 1 if node.target == aten.conv1d.default else 2
-    return {name: tuple(given.get(name, [neutral] * axes)) for name, neutral in _NEUTRAL.items()}  # type: ignore[arg-type]
+    return {name: tuple(cast(Any, given.get(name, [value] * axes))) for name, value in _NEUTRAL.items()}
 
 
 def product(traced: Traced, node: fx.Node) -> Product | None:
     """The product that an operator is; None for others, and for weights that something else reads too."""
-    if node.target == aten.matmul.default:
-        for place, left in ((1, False), (0, True)):
-            weight, source = traced.constant(node.args[place]), node.args[1 - place]
-            if weight is not None and weight.dim() == 2 and isinstance(source, fx.Node):
-                direct = node.args[place].op == "get_attr"  # type: ignore[union-attr]
-                return Product(node, source, weight, left=left) if direct else None
+    if node.target not in _PRODUCTS or node.kwargs:
         return None
-    if node.target not in (aten.linear.default, aten.conv1d.default, aten.conv2d.default) or node.kwargs:
+    source, kernel = cast("list[fx.Node]", node.args[:2])
+    left = node.target == aten.matmul.default and source.op == "get_attr"
+    if left:
+        source, kernel = kernel, source
+    weight = traced.constant(kernel) if kernel.op == "get_attr" else None
+    if weight is None or source.op == "get_attr" or weight.dim() < 2:
         return None
-    source, kernel = node.args[:2]
-    weight = traced.constant(kernel)
-    if weight is None or not isinstance(source, fx.Node) or kernel.op != "get_attr":  # type: ignore[union-attr]
-        return None
-    groups = node.args[6] if len(node.args) > 6 else 1
-    assert isinstance(groups, int)
-    return Product(node, source, weight, groups)
+    return Product(node, source, weight, cast(int, node.args[6]) if len(node.args) > 6 else 1, left)
 
 
 def round_weights(network: nn.Module, inputs: Inputs, calibration: Calibration, batch: int) -> None:
@@ -163,8 +158,8 @@ def nearest(rows: Tensor, moments: Tensor) -> Tensor:
     return rows.take_along_dim(back, 2)
 
 
-_TERMS = {aten.add.Tensor: 1, aten.linear.default: 2, aten.conv1d.default: 2, aten.conv2d.default: 2}
-_TERMS |= {aten.batch_norm.default: 2}
+_TERMS: dict[object, int] = {aten.add.Tensor: 1, aten.linear.default: 2, aten.batch_norm.default: 2}
+_TERMS |= dict.fromkeys((aten.conv1d.default, aten.conv2d.default), 2)
 """Where an operator has what it adds to every output."""
 
 
@@ -173,7 +168,7 @@ def _correct(traced: Traced, node: fx.Node, expected: list[Tensor], given: list[
     place = _TERMS.get(node.target)
     if place is None or len(node.args) <= place or (term := traced.constant(node.args[place])) is None:
         return False
-    shape: tuple[int, ...] = tuple(node.args[place].meta["val"].shape)  # type: ignore[union-attr]
+    shape: tuple[int, ...] = tuple(cast(fx.Node, node.args[place]).meta["val"].shape)
     if node.target not in (aten.add.Tensor, aten.linear.default):
         shape += (1,) * (expected[0].dim() - 2)
     count = len(expected) * expected[0].numel() / term.numel()

@@ -25,7 +25,7 @@ class Traced:
     """The operators of a network in eval mode; a constant that is changed in place is the network's own."""
 
     def __init__(self, network: nn.Module, inputs: Inputs) -> None:
-        self._module = cast(fx.GraphModule, torch.export.export(network, inputs).module())
+        self._module = torch.export.export(network, inputs).module()
         tensors = (*network.parameters(), *network.buffers())
         self._own = {tensor.data_ptr() for tensor in tensors}
         self.nodes = [node for node in self._module.graph.nodes if node.op == "call_function"]

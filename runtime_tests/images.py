@@ -1,8 +1,8 @@
 """Images: what the trained networks were made for, to calibrate int8 on and, others, to compare on.
 
-CIFAR-10: 128 of the 200 images of the checkout, and the other 72. Super-resolution: patches of Set14 enlarged by
-bicubic interpolation, and of Set5. ImageNet: there are no images of it; photographs of Set14, whole and in
-quarters, and of Set5.
+CIFAR-10: 128 of the 200 images of the checkout, and the other 72. Super-resolution: patches of Set14, and of
+Set5, enlarged by bicubic interpolation. Of ImageNet there are no images: photographs of Set14, and of
+Set5, whole and in quarters.
 """
 
 from __future__ import annotations
@@ -85,4 +85,4 @@ def _photographs(folder: Path, size: int) -> Iterator[Floats]:
             side = min(right - left, bottom - top)
             x, y = (left + right - side) // 2, (top + bottom - side) // 2
             cut = whole.resize((size, size), Image.Resampling.BICUBIC, (x, y, x + side, y + side))
-            yield np.asarray(cut, np.float32) / 255
+            yield np.asarray(cut, np.float32) / np.float32(255)

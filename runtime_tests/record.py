@@ -33,9 +33,9 @@ class Row:
 
     Errors are relative to the range of the output: approximation (the compressed network against
     the original), lowering (the plans in torch against the layers), runtime (the artifact against
-    the plans), parity (the artifact against the network it was exported from), sqnr that in dB. error: what was
-    raised, if anything; complaints: of the structural checks; size: bytes. A row that passed with an
-    error is one that cannot be, and says so as it should.
+    the plans), parity (the artifact against the network it was exported from); sqnr: of that, in dB.
+    error: what was raised, if anything; complaints: of the structural checks; size: bytes. A row that
+    passed with an error is one that cannot be, and says so as it should.
     """
 
     case: str

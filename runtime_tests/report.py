@@ -97,7 +97,7 @@ def why(row: Row) -> str:
 
 
 def _networks(rows: Sequence[Row], known: dict[str, Case]) -> str:
-    """A table for each network: a line for each structure, a column for each format, precision, batch and runtime."""
+    """A table for each network: structures by formats, precisions, batches and runtimes."""
     parts = []
     for network in dict.fromkeys(known[row.case].network for row in rows):
         own = [(known[row.case], row) for row in rows if known[row.case].network == network]

@@ -72,7 +72,7 @@ def test_products_of_matrices(left: bool) -> None:
     class Product(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.register_buffer("weight", torch.randn(5, 6) if left else torch.randn(6, 5))
+            self.weight = nn.Buffer(torch.randn(5, 6) if left else torch.randn(6, 5))
 
         def forward(self, x: Tensor) -> Tensor:
             return self.weight @ x if left else x @ self.weight
@@ -80,7 +80,7 @@ def test_products_of_matrices(left: bool) -> None:
     torch.manual_seed(0)
     network = Product()
     x = data(32, 6, 7) if left else data(224, 6).reshape(32, 7, 6)
-    before: Tensor = copy.deepcopy(network.weight)  # type: ignore[assignment]
+    before: Tensor = copy.deepcopy(network.weight)
     round_weights(network, (x[:1],), Calibration("x", (x.numpy(),)), 1)
     found, simple = (
         (w @ x if left else x @ w).numpy() for w in (network.weight, plain(before, 0 if left else 1))

@@ -80,13 +80,13 @@ def export(
     opens the file, 'off' keeps all compressed. opset: of ONNX, 18 by default; layout: of images in the file,
     by default what the format prefers. precision: 'fp16' stores weights in half precision, and computes in
     float32; 'int8' quantizes weights and activations, and needs data; io: the numbers in which such a TFLite
-    file takes its inputs and gives its outputs; rebalance: choose the free scales between the factors of an
-    int8 file, where that raises the SQNR. inputs: .npz files to verify on, besides seeded random inputs;
-    data, samples: likewise, see ``edgekron.calibration``; atol, rtol: see ``edgekron.parity.Tolerance``, rtol
-    by default what suits the precision; min_sqnr: dB that outputs must reach, 30 by default in int8;
-    min_top1: fraction of equal top-1, 0.95 by default in int8. A file in int8 is verified on the data and the
-    .npz files only. require_full_delegation: refuse a file with operators that the runtime's fast kernels do
-    not take. source: the checkpoint, for the manifest.
+    file takes its inputs and gives its outputs; rebalance: choose the free scales between the layers and
+    factors of an int8 file, where that raises the SQNR. inputs: .npz files to verify on, besides seeded
+    random inputs; data, samples: likewise, see ``edgekron.calibration``; atol, rtol: see
+    ``edgekron.parity.Tolerance``, rtol by default what suits the precision; min_sqnr: dB that outputs must
+    reach, 30 by default in int8; min_top1: fraction of equal top-1, 0.95 by default in int8. A file in int8
+    is verified on the data and the .npz files only. require_full_delegation: refuse a file with operators
+    that the runtime's fast kernels do not take. source: the checkpoint, for the manifest.
 
     The file agrees with the PyTorch network within the tolerance, or it is written under the name
     ``<path>.failed`` and ParityError is raised. Raises UsageError for what was given wrongly,
@@ -157,10 +157,6 @@ def export(
     return ExportReport(
         path, len(data), checksum(data), manifest, report, warnings, seconds, delegation, rebalancing
     )
-
-
-def _has_factors(exported: Exported) -> bool:
-    return any(not plan.is_dense for plans in exported.plans.values() for plan in plans)
 
 
 def _delegation(exporter: Exporter, exported: Exported, *, required: bool) -> DelegationReport | None:
