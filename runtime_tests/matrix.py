@@ -27,7 +27,7 @@ BELOW = {
     ("mobilenet_v2", "dense"): "20 dB",
     ("efficientnet_lite0", "dense"): "23 dB",
 }
-"""Networks and structures whose int8 misses the floor of 30 dB, and what it reaches; README.md has the reasons."""
+"""Networks and structures whose int8 misses the floor of 30 dB, and what it reaches; README.md says why."""
 
 
 @dataclass(frozen=True)

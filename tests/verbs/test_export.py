@@ -221,7 +221,7 @@ def test_rebalancing_is_left_out_where_it_lowers_the_sqnr(
             if isinstance(module, LoweredLayer):
                 module.weights[0].mul_(1.5)
 
-    monkeypatch.setattr("edgekron_onnx.exporter.equalise", spoil)
+    monkeypatch.setattr("edgekron.quantization.equalise", spoil)
     options = {"example_inputs": features(), "precision": "int8", "data": features(8).numpy(), "min_sqnr": 10}
     report = export(wide(), tmp_path / "a.onnx", **options)  # type: ignore[arg-type]
     assert report.rebalancing and not report.rebalancing.helps
