@@ -13,6 +13,7 @@ data nears the cut: far beyond it they are cut on other data, as they would be b
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -30,12 +31,13 @@ MARGIN = 1.25
 """By which other data may exceed a channel's largest value before ReLU6 cuts it where it did not."""
 CUTS = frozenset({aten.hardtanh.default, aten.hardtanh_.default, aten.relu6.default, aten.relu6_.default})
 _RELUS = frozenset({aten.relu.default, aten.relu_.default}) | CUTS
+_POOLS = frozenset({aten.max_pool2d.default, aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default})
 _CARRIES = frozenset(
     {
         *(_RELUS | PERMUTES),
         *(aten.dropout.default, aten.dropout_.default, aten.contiguous.default, aten.clone.default),
-        *(aten.max_pool2d.default, aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default),
-        *(aten.mean.dim, aten.add.Tensor, aten.add_.Tensor, aten.pad.default, aten.constant_pad_nd.default),
+        *(_POOLS | {aten.mean.dim}),
+        *(aten.add.Tensor, aten.add_.Tensor, aten.pad.default, aten.constant_pad_nd.default),
     }
 )
 """Operators that scale their outputs as their inputs are scaled."""
@@ -118,7 +120,10 @@ def channels(traced: Traced) -> list[Channels]:
             case "carry":
                 for source in sources:
                     ties.tie(node, source)
-                ties.axis[node] = _carried(node, ties.axis.get(sources[0], 1))
+                before = ties.axis.get(sources[0], 1)
+                ties.axis[node] = after = _carried(node, before)
+                if node.meta["val"].shape[after] != sources[0].meta["val"].shape[before]:
+                    parts.append((node, "pinned", None))  # channels were added
             case _:
                 parts += [(each, "pinned", None) for each in (node, *sources)]
         if any(user.op == "output" for user in node.users):
@@ -149,7 +154,8 @@ def _role(traced: Traced, node: fx.Node, ties: _Ties) -> str:
     if not sources or not all(isinstance(n.meta.get("val"), Tensor) for n in (node, *sources)):
         return "other"
     if node.target in (aten.conv2d.default, aten.linear.default, aten.batch_norm.default):
-        return "layer" if len(sources) == 1 and not node.kwargs and _rank(sources[0]) > 1 else "other"
+        images = _rank(sources[0]) == 4 if node.target == aten.conv2d.default else _rank(sources[0]) > 1
+        return "layer" if len(sources) == 1 and not node.kwargs and images else "other"
     axes = {ties.axis.get(source, 1) for source in sources}
     if len(axes) != 1:
         return "other"
@@ -167,6 +173,8 @@ def _role(traced: Traced, node: fx.Node, ties: _Ties) -> str:
         before, after = (tuple(n.meta["val"].shape) for n in (sources[0], node))
         kept = axes == {1} and before[:2] == after and all(n == 1 for n in before[2:])
         return "carry" if kept else "other"
+    if node.target in _POOLS and axes != {1}:
+        return "other"
     return "carry" if node.target in _CARRIES else "other"
 
 
@@ -184,7 +192,7 @@ def _cut(node: fx.Node) -> float | None:
     if node.target in (aten.relu6.default, aten.relu6_.default):
         return 6.0
     low, high = (cast("tuple[float, ...]", node.args[1:]) + (-1.0, 1.0)[len(node.args) - 1 :])[:2]
-    return high if low == 0 else None
+    return high if low == 0 and math.isfinite(high) else None
 
 
 def _layer(traced: Traced, node: fx.Node) -> list[tuple[fx.Node, str, object]]:

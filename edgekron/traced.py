@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -28,6 +29,8 @@ class Traced:
         self._module = torch.export.export(network, inputs).module()
         tensors = (*network.parameters(), *network.buffers())
         self._own = {tensor.data_ptr() for tensor in tensors}
+        constants = [node for node in self._module.graph.nodes if node.op == "get_attr" and node.users]
+        self._names = Counter(self.value(node).data_ptr() for node in constants)
         self.nodes = [node for node in self._module.graph.nodes if node.op == "call_function"]
         self.inputs = [node for node in self._module.graph.nodes if node.op == "placeholder"]
 
@@ -45,7 +48,8 @@ class Traced:
         if not isinstance(argument, fx.Node) or argument.op != "get_attr" or len(argument.users) != 1:
             return None
         value = self.value(argument)
-        return value.detach() if value.data_ptr() in self._own else None
+        shared = self._names[value.data_ptr()] > 1
+        return value.detach() if value.data_ptr() in self._own and not shared else None
 
     def runs(self, calibration: Calibration, batch: int) -> list[Inputs]:
         """Samples at even distances, so many at once: as many runs as are of use and fit in memory."""

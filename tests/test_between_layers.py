@@ -110,6 +110,29 @@ def test_what_does_not_commute_is_left_alone() -> None:
     torch.testing.assert_close(equalised(network).state_dict(), before, rtol=0, atol=0)
 
 
+class Padded(nn.Module):
+    """Channels of zeros, a pool over channels, and a weight of two names: none of them is scaled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(3, 4, 1), nn.Conv2d(6, 4, 1), nn.Conv2d(2, 5, 1)
+        self.fourth, self.fifth = nn.Conv2d(5, 5, 1), nn.Conv2d(5, 5, 1)
+        self.fifth.weight = self.fourth.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.second(functional.pad(self.first(x), (0, 0, 0, 0, 0, 2))))
+        x = functional.max_pool2d(x.permute(0, 2, 3, 1), (1, 2)).permute(0, 3, 1, 2)
+        found: Tensor = self.fifth(functional.relu(self.fourth(functional.relu(self.third(x)))))
+        return found
+
+
+def test_channels_that_change_are_left_alone() -> None:
+    torch.manual_seed(0)
+    network = Padded().eval()
+    assert not any(each.is_free for each in channels(Traced(network, (X,))))
+    torch.testing.assert_close(equalised(network)(X), network(X), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2", "efficientnet_lite0", "fsrcnn"])
 def test_reference_networks_stay_the_same(name: str) -> None:
     torch.manual_seed(0)
