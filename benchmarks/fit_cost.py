@@ -1,15 +1,16 @@
 """Fit the coefficients of edgekron/plan/cost.py to layers measured on this machine.
 
     python benchmarks/fit_cost.py onnxruntime [--seconds 0.3] [--save samples.json]
-    python benchmarks/fit_cost.py litert
+    python benchmarks/fit_cost.py litert --arithmetic int8
     python benchmarks/fit_cost.py onnxruntime --load benchmarks/data/fit_onnxruntime.json
 
-The last fits the samples behind the shipped coefficients again (measured with --step 3 --seconds 0.1).
+The last fits the samples behind the shipped coefficients again (measured with --step 3 --seconds 0.1; those
+in fp32 on LiteRT stand between two depthwise convolutions, too).
 
 For layers of typical networks and structures of every kind, the dense plan and several others are
-measured side by side, each between two depthwise convolutions, as it runs in a network. The model is
-linear in its coefficients: least squares of the relative errors with lower bounds gives them. Printed with
-the fit: for how much longer than the fastest plan measured the plan runs that the model would choose.
+measured side by side, as the files that are raced for `--plan tuned`. The model is linear in its
+coefficients: least squares of the relative errors with lower bounds gives them. Printed with the fit: for how
+much longer than the fastest plan measured the plan runs that the model would choose.
 """
 
 from __future__ import annotations
@@ -23,27 +24,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
-import torch
 from scipy.optimize import lsq_linear
-from torch import nn
 
 from edgekron import plugins
-from edgekron.exporter import ExportOptions
-from edgekron.factors import Factors
 from edgekron.host import machine, pinned
 from edgekron.latency import measure
-from edgekron.lowered import LoweredLayer
 from edgekron.plan import Convolution, Layout, Plan, best_plans, dense_plan, plans
-from edgekron.plan.cost import MODELS, CostModel
+from edgekron.plan.cost import MODELS, Arithmetic, CostModel
 from edgekron.structure import Structure
 from edgekron.table import table
+from edgekron.verbs.trials import seeded_trials
 
 RUNTIMES: dict[str, tuple[str, Layout]] = {"onnxruntime": ("onnx", "nchw"), "litert": ("tflite", "nhwc")}
-COEFFICIENTS = [field.name for field in fields(CostModel) if field.name not in ("lanes", "blocks")]
-LEAST = {"operator": 1000.0, "small_block": 1.2, "transposed": 0.075, "ragged": 0.3}
+COEFFICIENTS = [
+    field.name for field in fields(CostModel) if field.name not in ("lanes", "blocks", "any_channels", "dot")
+]
+LEAST: dict[Arithmetic, dict[str, float]] = {
+    "fp32": {"operator": 1000.0, "small_block": 1.2, "transposed": 0.075, "ragged": 0.3},
+    "int8": {"operator": 1000.0},
+}
 """Lower bounds, ns: what profiles and ``benchmarks/forms.py`` show where few samples tell it."""
 IMAGES = [(64, 56), (128, 28), (256, 14), (512, 7), (64, 32), (128, 16), (256, 8), (32, 112)]
 
@@ -80,6 +82,10 @@ def layers() -> Iterator[tuple[Structure, Convolution]]:
         ]
         for text, convolution in texts:
             yield Structure.parse(text), convolution
+    stem = Convolution((224, 224), (7, 7), (2, 2), ((3, 3), (3, 3)), (1, 1))
+    yield Structure.parse("64x1x7x1[r] * 1x3x1x7[r]; r=6"), stem
+    yield Structure.parse("64x3x1x1[r] * 1x1x7x7[r]; r=4"), stem
+    yield Structure.parse("64x1x1x1[p] * 1x3x1x1[q] * 1x1x7x7[p,q]; p=12, q=3"), stem
 
 
 @dataclass(frozen=True)
@@ -91,51 +97,31 @@ class Sample:
     ns: float
 
 
-def chosen(structure: Structure, convolution: Convolution, layout: Layout) -> list[Plan]:
+def chosen(structure: Structure, convolution: Convolution, layout: Layout, model: CostModel) -> list[Plan]:
     """The dense plan, the two best by the present model, and two others that are not hopeless."""
-    best = best_plans(structure, convolution, layout, count=2)
-    dense = dense_plan(structure, convolution, layout)
-    others = [p for p in plans(structure, convolution, layout) if p.cost < 2.5 * best[0].cost]
+    about = (structure, convolution, layout)
+    best = best_plans(*about, model=model, count=2)
+    dense = dense_plan(*about, model=model)
+    others = [p for p in plans(*about, model=model) if p.cost < 2.5 * best[0].cost]
     others = random.Random(str(structure)).sample(others, min(2, len(others)))
     unique = {(p.merges, p.ranks, p.steps): p for p in (dense, *best, *others)}
     return list(unique.values())
 
 
-class Network(nn.Module):
-    """A layer between two depthwise convolutions."""
-
-    def __init__(self, plan: Plan) -> None:
-        super().__init__()
-        outputs, inputs = plan.structure.weight_shape[:2]
-        generator = torch.Generator().manual_seed(0)
-        values = tuple(
-            torch.randn(plan.structure.value_shape(k), generator=generator)
-            for k in range(len(plan.structure.factors))
-        )
-        self.before = nn.Conv2d(inputs, inputs, 1, groups=inputs)
-        self.layer = LoweredLayer(plan, Factors(plan.structure, values), None)
-        self.after = nn.Conv2d(outputs, outputs, 1, groups=outputs)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.after(self.layer(self.before(x)))
-        return y
-
-
-def measured(name: str, seconds: float, step: int) -> Iterator[Sample]:
+def measured(name: str, arithmetic: Arithmetic, seconds: float, step: int) -> Iterator[Sample]:
     """Every layer's plans side by side."""
     format, layout = RUNTIMES[name]
     exporter, runtime = plugins.exporter(format), plugins.runtime(name)
     every = list(enumerate(layers()))[::step]
     for index, (structure, convolution) in every:
-        found = chosen(structure, convolution, layout)
-        x = torch.randn(1, structure.weight_shape[1], *convolution.size)
-        array = (x.permute(0, 2, 3, 1) if layout == "nhwc" else x).contiguous().numpy()
+        found = chosen(structure, convolution, layout, MODELS[arithmetic]["x86-64"][layout])
         with tempfile.TemporaryDirectory() as folder:
             runs = {}
-            for k, plan in enumerate(found):
+            for k, data in enumerate(exporter.layers(found, arithmetic)):
                 path = Path(folder) / f"{k}.{format}"
-                path.write_bytes(exporter.export(Network(plan).eval(), (x,), ExportOptions()).data)
-                runs[str(k)] = partial(runtime.open(path, threads=1).run, [array])
+                path.write_bytes(data)
+                session = runtime.open(path, threads=1)
+                runs[str(k)] = partial(session.run, seeded_trials(session.inputs, 1)[0].inputs)
             report = measure(runs, seconds=seconds * len(runs), min_rounds=20)
         times = [candidate.min for candidate in report.candidates]
         print(f"{index} {structure}: " + " ".join(f"{1e3 * t:.0f}" for t in times), flush=True)
@@ -148,7 +134,7 @@ def again(sample: Sample, model: CostModel) -> float:
     for plan in plans(own.structure, own.convolution, own.layout, model=model):
         if (plan.merges, plan.ranks, plan.steps) == (own.merges, own.ranks, own.steps):
             return plan.cost
-    raise LookupError(str(own))
+    raise LookupError(f"other coefficients split its transposes in another way:\n{own}")
 
 
 def features(sample: Sample, base: CostModel) -> list[float]:
@@ -163,17 +149,23 @@ def features(sample: Sample, base: CostModel) -> list[float]:
     return [*own, *map(float, ends), 1.0]
 
 
-def fit(samples: list[Sample], base: CostModel) -> tuple[CostModel, Any]:
+def fit(samples: list[Sample], base: CostModel, least: dict[str, float]) -> tuple[CostModel, Any]:
     """Coefficients of least squared relative error; and the predictions."""
-    matrix = np.array([features(sample, base) for sample in samples])
+    rows = []
+    for sample in list(samples):
+        try:
+            rows.append(features(sample, base))
+        except LookupError as error:
+            print(f"left out, since {error}")
+            samples.remove(sample)
+    matrix = np.array(rows)
     times = np.array([sample.ns for sample in samples])
     used: Any = matrix.any(axis=0)
     found = np.zeros(matrix.shape[1])
-    least = np.array(
-        [LEAST.get(name, 0.0) for name in COEFFICIENTS] + [0.0] * (len(found) - len(COEFFICIENTS))
-    )
+    bounds = np.zeros(len(found))
+    bounds[: len(COEFFICIENTS)] = [least.get(name, 0.0) for name in COEFFICIENTS]
     relative = matrix[:, used] / times[:, None]
-    found[used] = lsq_linear(relative, np.ones(len(times)), bounds=(least[used], np.inf)).x
+    found[used] = lsq_linear(relative, np.ones(len(times)), bounds=(bounds[used], np.inf)).x
     values: dict[str, Any] = {
         name: float(v) if u else getattr(base, name)
         for name, v, u in zip(COEFFICIENTS, found, used, strict=False)
@@ -186,12 +178,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runtime", choices=RUNTIMES)
+    parser.add_argument("--arithmetic", choices=get_args(Arithmetic), default="fp32")
     parser.add_argument("--seconds", type=float, default=0.3, help="for each plan")
     parser.add_argument("--step", type=int, default=1, help="measure every so many layers")
     parser.add_argument("--save", type=Path)
     parser.add_argument("--load", type=Path)
     args = parser.parse_args()
-    base = MODELS["x86-64"][RUNTIMES[args.runtime][1]]
+    base = MODELS[args.arithmetic]["x86-64"][RUNTIMES[args.runtime][1]]
     if args.load:
         rows = json.loads(args.load.read_text())
         every = list(layers())
@@ -205,10 +198,10 @@ def main() -> None:
         print(f"{len(samples)} of {len(rows)} samples are of plans that are still enumerated")
     else:
         with pinned(1):
-            samples = list(measured(args.runtime, args.seconds, args.step))
+            samples = list(measured(args.runtime, args.arithmetic, args.seconds, args.step))
     if args.save:
         args.save.write_text(json.dumps([(s.layer, str(s.plan), s.ns) for s in samples]))
-    model, predicted = fit(samples, base)
+    model, predicted = fit(samples, base, LEAST[args.arithmetic])
     times = np.array([sample.ns for sample in samples])
     error = np.abs(predicted / times - 1)
     print(table(["coefficient", "ns"], [[n, f"{getattr(model, n):.4g}"] for n in COEFFICIENTS], left=1))

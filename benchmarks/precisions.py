@@ -1,4 +1,4 @@
-"""Sizes, errors and accuracy of the bundled ResNet-18 in fp32, fp16 and int8, in both formats.
+"""Sizes, errors and accuracy of the bundled ResNet-18 in every precision, in both formats.
 
     python benchmarks/precisions.py --cifar10 DIR
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
+from typing import get_args
 
 import edgekron
 from edgekron import bundled, cifar10
@@ -18,8 +19,6 @@ from edgekron.checkpoint import read_checkpoint
 from edgekron.precision import Precision
 from edgekron.table import table
 from edgekron.verbs.demo import CHECKOUT_IMAGES, accuracy
-
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 
 def rows(folder: Path, images: Path) -> list[list[str]]:
@@ -29,7 +28,7 @@ def rows(folder: Path, images: Path) -> list[list[str]]:
     pixels, labels = cifar10.load(images)
     found = []
     for format in ("onnx", "tflite"):
-        for precision in PRECISIONS:
+        for precision in get_args(Precision):
             report = edgekron.export(
                 checkpoint.model,
                 folder / f"{precision}.{format}",

@@ -14,6 +14,9 @@ at the machine's peak rate (of a large dense convolution on the same runtime) an
 copy between large arrays. It leaves out all that is no layer (pooling, sums, activations), and it is not
 strict: what stays in a cache between two steps is read faster than that.
 
+--precision int8 does all that in int8, against the dense network in int8, calibrated with random images, on
+which nothing is verified. The dense form of a layer and of the network is in int8, too.
+
 --scaling compares what a second thread brings to the compressed and to the dense network, which says little
 where the dense one does not scale either, as on cores that others use; --memory the peak resident memory of a
 process of its own that opens the file and runs it, less that of one that only imports the runtime; --layers
@@ -62,6 +65,7 @@ from edgekron.lower import compressed_layers
 from edgekron.network import LayerUse, as_inputs, layer_convolution, layer_uses
 from edgekron.networks import resnet18, resnet50
 from edgekron.plan import Layout, Plan, best_plan, dense_plan, figures
+from edgekron.precision import ARITHMETIC, Precision
 from edgekron.selection.budgets import choose_structures
 from edgekron.selection.candidates import Candidates
 from edgekron.selection.fronts import layer_candidates
@@ -121,6 +125,15 @@ class Case:
     plan: PlanChoice
     threads: int
     share: float
+    precision: Precision = "fp32"
+
+    @property
+    def quantization(self) -> dict[str, Any]:
+        """How `export` makes its files."""
+        if self.precision != "int8":
+            return {"precision": self.precision}
+        images = np.random.default_rng(0).standard_normal((8, *SHAPE[1:])).astype(np.float32)
+        return {"precision": "int8", "data": images, "verify": False}
 
     def cells(self) -> list[str]:
         """As the tables begin."""
@@ -379,10 +392,11 @@ def exported(case: Case, checkpoints: Path, folder: Path) -> Files:
     x = torch.zeros(SHAPE)
     network, share = compressed_network(case, checkpoints)
     dense = folder / f"{case.network}{SUFFIXES[case.runtime]}"
+    how = case.quantization
     if not dense.exists():
-        export(dense_network(case.network), dense, example_inputs=x)
+        export(dense_network(case.network), dense, example_inputs=x, **how)
     path = folder / f"compressed{SUFFIXES[case.runtime]}"
-    report = export(network, path, example_inputs=x, plan=case.plan, threads=case.threads, force=True)
+    report = export(network, path, example_inputs=x, plan=case.plan, threads=case.threads, force=True, **how)
     return Files(case, network, share, dense, path, report)
 
 
@@ -409,7 +423,7 @@ def speed(files: Files, seconds: float) -> Speed:
     """Time the files."""
     case, manifest = files.case, files.report.manifest
     ms, found, busy = speedup(files, case.threads, seconds)
-    limits = machine_limits(case.runtime, case.threads)
+    limits = machine_limits(case.runtime, case.threads, case.precision)
     return Speed(
         case=case,
         budget=files.budget,
@@ -452,7 +466,8 @@ def layers(files: Files, seconds: float) -> Layers:
     case, slower, least, raced = files.case, [], math.inf, 0
     exporter = plugins.exporter(SUFFIXES[case.runtime].removeprefix("."))
     names: dict[Layer, list[str]] = {}
-    found = compressed_layers(files.network, as_inputs(torch.zeros(SHAPE)), exporter.plan_layout)
+    inputs, arithmetic = as_inputs(torch.zeros(SHAPE)), ARITHMETIC[case.precision]
+    found = compressed_layers(files.network, inputs, exporter.plan_layout, arithmetic)
     for name, each in found.items():
         for layer in each:
             names.setdefault(layer, []).append(name)
@@ -488,7 +503,7 @@ def running(exporter: Exporter, case: Case, plans: Sequence[Plan]) -> Iterator[l
     runtime = plugins.runtime(case.runtime)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, pinned(case.threads):
         runs: list[Callable[[], object]] = []
-        for index, data in enumerate(exporter.layers(plans)):
+        for index, data in enumerate(exporter.layers(plans, ARITHMETIC[case.precision])):
             path = Path(folder) / f"{index}{exporter.suffix}"
             path.write_bytes(data)
             session = runtime.open(path, threads=case.threads)
@@ -511,19 +526,24 @@ def _is_slower(ours: Timing, dense: Timing) -> bool:
 
 
 @cache
-def machine_limits(runtime: str, threads: int) -> Limits:
-    """Measured now: a dense convolution of 1.85 GMAC on the runtime, and a copy of 128 MiB a thread."""
+def machine_limits(runtime: str, threads: int, precision: Precision) -> Limits:
+    """Measured now: a dense convolution of 1.85 GMAC on the runtime, and a copy of 128 MiB a thread.
+
+    Bytes are those of float32: in int8 four times as many go through in a second.
+    """
     conv, x = nn.Conv2d(256, 256, 3, padding=1).eval(), torch.zeros(1, 256, 56, 56)
     source = np.ones((threads, COPIED // 8))
     target = np.empty_like(source)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(threads) as pool:
         path = Path(folder) / f"peak{SUFFIXES[runtime]}"
-        report = export(conv, path, example_inputs=x, verify=False)
+        data = np.random.default_rng(0).standard_normal(x.shape).astype(np.float32)
+        report = export(conv, path, example_inputs=x, precision=precision, data=data, verify=False)
         peak = bench([path], threads=threads, seconds=2.0, runtime=runtime).candidates[0].min
         list(pool.map(np.copyto, target, source))  # touches all pages
         with pinned(threads):
             copy = measure({"copy": lambda: list(pool.map(np.copyto, target, source))}, seconds=2.0)
-    return Limits(1e3 * report.manifest.macs[0] / peak, 1e3 * 2 * source.nbytes / copy.candidates[0].min)
+    rate = 1e3 * 2 * source.nbytes / copy.candidates[0].min
+    return Limits(1e3 * report.manifest.macs[0] / peak, rate * (4 if precision == "int8" else 1))
 
 
 def speedup_limit(network: nn.Module, manifest: Manifest, limits: Limits) -> float:
@@ -600,6 +620,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--runtimes", choices=SUFFIXES, nargs="+", default=list(SUFFIXES))
     plans = [plan for plan in get_args(PlanChoice) if plan != "dense"]
     parser.add_argument("--plan", choices=plans, default="auto")
+    precisions = list(ARITHMETIC.values())
+    parser.add_argument("--precision", choices=dict.fromkeys(precisions), default="fp32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=5.0, help="of measurement for each figure")
     parser.add_argument("--scaling", action="store_true", help="compare one with two threads")
@@ -622,7 +644,7 @@ def main() -> None:
         measured[Layers] = lambda files: layers(files, args.seconds)
     results, failed = Results(args.json), []
     cases = [
-        Case(network, method, macs, runtime, args.plan, args.threads, args.share)
+        Case(network, method, macs, runtime, args.plan, args.threads, args.share, args.precision)
         for network in args.networks
         for method in args.methods
         for macs in args.macs
@@ -647,7 +669,9 @@ def main() -> None:
         rows = [row for case in cases if (row := results.rows.get((kind.title, case)))]
         if rows:
             print(f"{printed(kind, rows)}\n")
-    print(*failed, f"{machine()['cpu']}, threads {args.threads}, plan {args.plan}", sep="\n")
+    print(
+        *failed, f"{machine()['cpu']}, threads {args.threads}, plan {args.plan}, {args.precision}", sep="\n"
+    )
     print(asked(list(measured)))
 
 

@@ -72,7 +72,7 @@ class Manifest:
 
     layout: of 4-D inputs and outputs; inputs: as the PyTorch network takes them (nchw); parameters and
     macs: (dense network, this network), MACs for one image; source_sha256: of the checkpoint it was
-    made from; parity: the report's summary.
+    made from; parity: the report's summary; float_layers: those of an int8 file that stay in float.
     """
 
     format: str
@@ -86,6 +86,7 @@ class Manifest:
     factory: str | None = None
     source_sha256: str | None = None
     parity: dict[str, Any] | None = None
+    float_layers: tuple[str, ...] = ()
     producer: str = "edgekron"
     version: str = ""
     schema: int = SCHEMA
@@ -121,6 +122,7 @@ class Manifest:
             data["layers"] = {name: LayerRecord.from_json(row) for name, row in data["layers"].items()}
             for key in ("outputs", "parameters", "macs"):
                 data[key] = tuple(data[key])
+            data["float_layers"] = tuple(data.get("float_layers", ()))  # files of older versions have none
             return Manifest(**data)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"the manifest inside the file is damaged: {error}") from error

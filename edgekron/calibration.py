@@ -42,6 +42,11 @@ class Calibration:
         for first in range(0, self.count, batch):
             yield tuple(array[first : first + batch] for array in self.arrays)
 
+    def some(self, batch: int, runs: int) -> list[tuple[Array, ...]]:
+        """Such batches at even distances, at most so many."""
+        found = list(self.batches(batch))
+        return found[:: -(-len(found) // runs)]
+
 
 def read_calibration(data: Data, inputs: Sequence[TensorInfo], samples: int = SAMPLES) -> Calibration:
     """Samples that fit a network, in whole batches of it, at most so many.

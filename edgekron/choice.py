@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from edgekron.errors import UsageError
 from edgekron.plan import Convolution, Layout, Plan, best_plan, best_plans, plans
-from edgekron.plan.cost import MODELS, Cpu
+from edgekron.plan.cost import MODELS, Arithmetic, Cpu
 from edgekron.structure import Structure
 
 PlanChoice = Literal["auto", "tuned", "dense"]
@@ -51,10 +51,11 @@ class Layer:
     convolution: Convolution
     layout: Layout
     bias: bool
+    arithmetic: Arithmetic = "fp32"
 
     @property
     def key(self) -> str:
-        """Text that tells it from every other layer."""
+        """Text that tells it from every other layer of the same arithmetic."""
         c = self.convolution
         parts = [str(self.structure), f"size {c.size}", f"stride {c.stride}", f"padding {c.padding}"]
         parts += [f"dilation {c.dilation}", f"groups {c.groups}"]
@@ -114,7 +115,7 @@ def _likely_first(layer: Layer, accept: Accept) -> Iterator[Plan]:
     """Every plan; first those of least cost, since to list all takes seconds for four factors."""
     about = (layer.structure, layer.convolution, layer.layout)
     for cpu in get_args(Cpu):
-        model = MODELS[cpu][layer.layout]
+        model = MODELS[layer.arithmetic][cpu][layer.layout]
         yield from best_plans(*about, bias=layer.bias, accept=accept, model=model, count=LIKELY)
     yield from plans(*about, bias=layer.bias)
 
@@ -128,7 +129,7 @@ def compressed_plan(layer: Layer, accept: Accept, cpu: Cpu = "x86-64") -> Plan |
 
 
 def _best(layer: Layer, accept: Accept, cpu: Cpu = "x86-64") -> Plan:
-    model = MODELS[cpu][layer.layout]
+    model = MODELS[layer.arithmetic][cpu][layer.layout]
     return best_plan(
         layer.structure, layer.convolution, layer.layout, bias=layer.bias, accept=accept, model=model
     )

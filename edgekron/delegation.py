@@ -34,7 +34,7 @@ class DelegationReport:
 
     delegate: what takes operators, for instance 'XNNPACK'; operators: how many there are to take;
     reorders: operators that the runtime adds to change the layout of images, which cost time although
-    no kernel is slow.
+    no kernel is slow; notes: what else the runtime made of the file, and what to do.
 
     >>> print(DelegationReport("XNNPACK", 3, (Undelegated("PADV2", "y", "padding-value", "pad zeros"),)))
     2 of 3 operators run on XNNPACK
@@ -45,6 +45,7 @@ class DelegationReport:
     operators: int
     undelegated: tuple[Undelegated, ...] = ()
     reorders: int = 0
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not len(self.undelegated) <= self.operators:
@@ -61,14 +62,15 @@ class DelegationReport:
         return not self.undelegated
 
     def warnings(self) -> tuple[str, ...]:
-        """One line for each kind of operator and reason."""
+        """One line for each kind of operator and reason, then the notes."""
         groups: dict[tuple[str, str, str], list[str]] = {}
         for each in self.undelegated:
             groups.setdefault((each.operator, each.code, each.remedy), []).append(each.where)
-        return tuple(
+        lines = (
             f"{len(places)} x {operator} not on {self.delegate} [{code}] at {_listed(places)}: {remedy}"
             for (operator, code, remedy), places in groups.items()
         )
+        return (*lines, *self.notes)
 
     def summary(self) -> str:
         """One line: how many operators run where."""
@@ -81,7 +83,9 @@ class DelegationReport:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return asdict(self) | {"delegated": self.delegated, "undelegated": [*map(asdict, self.undelegated)]}
+        undelegated = [*map(asdict, self.undelegated)]
+        own = {"delegated": self.delegated, "undelegated": undelegated, "notes": [*self.notes]}
+        return asdict(self) | own
 
 
 def _listed(places: Iterable[str]) -> str:

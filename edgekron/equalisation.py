@@ -13,7 +13,6 @@ weights and activations have scales of their own.
 
 from __future__ import annotations
 
-import math
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -63,8 +62,7 @@ def equalise(network: nn.Module, calibration: Calibration, batch: int) -> None:
 
     network: with lowered layers; batch: samples that it takes at once.
     """
-    runs = list(calibration.batches(batch))
-    samples = [tuple(map(torch.from_numpy, run)) for run in runs[:: math.ceil(len(runs) / RUNS)]]
+    samples = [tuple(map(torch.from_numpy, run)) for run in calibration.some(batch, RUNS)]
     layers = {module: links(module.plan) for module in network.modules() if isinstance(module, LoweredLayer)}
     for turn in range(max(map(len, layers.values()), default=0)):
         now = {layer: each[turn] for layer, each in layers.items() if turn < len(each)}

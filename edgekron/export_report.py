@@ -8,6 +8,8 @@ from typing import Any
 
 from edgekron.artifact import Manifest
 from edgekron.delegation import DelegationReport
+from edgekron.latency import SpeedUp
+from edgekron.layer_noise import LayerNoise
 from edgekron.parity import ParityReport
 
 
@@ -29,6 +31,28 @@ class Rebalancing:
 
 
 @dataclass(frozen=True)
+class LayerNoises:
+    """The own SQNRs of the layers of an int8 file; speed: beside one with all in int8, if it is not."""
+
+    layers: tuple[LayerNoise, ...]
+    speed: SpeedUp | None = None
+
+    def __str__(self) -> str:
+        floats = sorted((each for each in self.layers if each.stays_float), key=lambda each: each.sqnr)
+        if not floats:
+            least = min(self.layers, key=lambda each: each.sqnr)
+            return f"{len(self.layers)} layers in int8, least own SQNR {least}"
+        each = ", ".join(map(str, floats))
+        speed = f"; {self.speed} as fast as with all in int8" if self.speed else ""
+        return f"{len(floats)} of {len(self.layers)} layers stay in float, own SQNR {each}{speed}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        speed = asdict(self.speed) if self.speed else None
+        return {"layers": [layer.to_json() for layer in self.layers], "speed": speed}
+
+
+@dataclass(frozen=True)
 class ExportReport:
     """The artifact that was written, and what was found on the way."""
 
@@ -41,6 +65,7 @@ class ExportReport:
     seconds: float
     delegation: DelegationReport | None = None
     rebalancing: Rebalancing | None = None
+    noises: LayerNoises | None = None
 
     def __str__(self) -> str:
         m = self.manifest
@@ -51,7 +76,7 @@ class ExportReport:
             f"{len(m.layers)} compressed layers",
             self.parity.summary() if self.parity else "parity not verified",
         ]
-        lines += [str(each) for each in (self.rebalancing,) if each]
+        lines += [str(each) for each in (self.rebalancing, self.noises) if each]
         lines += [self.delegation.summary()] if self.delegation else []
         return "\n".join(lines + [f"warning: {text}" for text in self.warnings])
 
@@ -66,5 +91,6 @@ class ExportReport:
             "warnings": list(self.warnings),
             "delegation": self.delegation.to_json() if self.delegation else None,
             "rebalancing": asdict(self.rebalancing) if self.rebalancing else None,
+            "noises": self.noises.to_json() if self.noises else None,
             "seconds": self.seconds,
         }

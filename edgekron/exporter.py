@@ -17,8 +17,10 @@ from edgekron.artifact import Manifest
 from edgekron.calibration import Calibration
 from edgekron.choice import Choose, by_cost
 from edgekron.errors import UsageError
+from edgekron.layer_noise import LayerNoise
 from edgekron.network import Inputs
 from edgekron.plan import Layout, Plan
+from edgekron.plan.cost import Arithmetic
 from edgekron.precision import Ends, Precision, require_precision
 
 
@@ -30,7 +32,8 @@ class ExportOptions:
     what the format prefers; at_load: layers that run dense are stored as their factors, which the
     runtime multiplies when it opens the file, where the format has a way to say so; precision: of the
     numbers in the file; io: of its inputs and outputs if that is int8; rebalance: the free scales
-    between layers and factors are chosen for int8 (see ``edgekron.quantization``).
+    between layers and factors are chosen for int8 (see ``edgekron.quantization``); int8_min_sqnr: layers
+    whose own SQNR is below so many dB stay in float (see ``edgekron.layer_noise``), None for no layer.
     """
 
     opset: int | None = None
@@ -40,6 +43,7 @@ class ExportOptions:
     precision: Precision = "fp32"
     io: Ends = "float"
     rebalance: bool = False
+    int8_min_sqnr: float | None = None
 
     def __post_init__(self) -> None:
         require_precision(self.precision)
@@ -47,9 +51,15 @@ class ExportOptions:
             raise UsageError(f"io={self.io!r}: expected one of {', '.join(get_args(Ends))}")
         if self.io != "float" and self.precision != "int8":
             raise UsageError(f"--io {self.io} is for --precision int8")
+        if self.int8_min_sqnr is not None and self.precision != "int8":
+            raise UsageError(f"--int8-min-sqnr {self.int8_min_sqnr:g} is for --precision int8")
         if self.at_load and self.precision == "int8":
             raise UsageError(
                 "--guard size multiplies factors of floating point: with int8 use --guard latency"
+            )
+        if self.at_load and self.precision == "fp16-compute":
+            raise UsageError(
+                "--guard size multiplies factors in float32: with fp16-compute use --guard latency"
             )
 
     def batch(self, inputs: Inputs) -> int:
@@ -61,7 +71,7 @@ class ExportOptions:
 class Exported:
     """Bytes of a file that nobody has verified yet, and what is known about it.
 
-    at_load: layers that run dense but are stored as factors.
+    at_load: layers that run dense but are stored as factors; noise: of the layers of an int8 file.
     """
 
     data: bytes
@@ -71,6 +81,12 @@ class Exported:
     plans: dict[str, tuple[Plan, ...]]
     warnings: tuple[str, ...] = ()
     at_load: tuple[str, ...] = ()
+    noise: tuple[LayerNoise, ...] = ()
+
+    @property
+    def float_layers(self) -> tuple[str, ...]:
+        """The layers of an int8 file that stay in float."""
+        return tuple(each.layer for each in self.noise if each.stays_float)
 
 
 @dataclass(frozen=True)
@@ -145,12 +161,13 @@ class Exporter(Protocol):
         needs (UsageError without).
         """
 
-    def layers(self, plans: Sequence[Plan]) -> list[bytes]:
-        """One file for each plan: the layer alone, on one image in float32, with random weights.
+    def layers(self, plans: Sequence[Plan], arithmetic: Arithmetic = "fp32") -> list[bytes]:
+        """One file for each plan: the layer alone, on one image, with random weights.
 
-        What is raced is what is exported: operators, attributes and shapes are those of `export`. Where
-        the latency of a layer depends on the form in which its neighbours hand over their outputs, it
-        stands between two of them that do little, the same for all its plans.
+        In int8 it takes and gives quantized images, as between two layers of a network. What is raced is
+        what is exported: operators, attributes and shapes are those of `export`. Where the latency of a layer
+        depends on the form in which its neighbours hand over their outputs, it stands between two of them
+        that do little, the same for all its plans.
         """
 
     def with_manifest(self, data: bytes, manifest: Manifest) -> bytes:
@@ -167,4 +184,10 @@ class Exporter(Protocol):
 
         In order of execution, `count` in each file, which takes the inputs of the given one; what is
         computed of constants alone is left out.
+        """
+
+    def quanta(self, data: bytes) -> tuple[float | None, ...]:
+        """The quantum of each output of a file, the scale of its quantization, in the output's units.
+
+        None for an output that is not quantized, or that more is computed of.
         """

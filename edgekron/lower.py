@@ -14,11 +14,12 @@ from edgekron.layers import LAYERS, KroneckerLayer, dense_weight
 from edgekron.lowered import LoweredBySize, LoweredLayer
 from edgekron.network import Inputs, layer_uses, replace_module
 from edgekron.plan import Layout, Plan
+from edgekron.plan.cost import Arithmetic
 from edgekron.structure import Structure
 
 
 def compressed_layers(
-    model: nn.Module, example_inputs: Tensor | Inputs, layout: Layout
+    model: nn.Module, example_inputs: Tensor | Inputs, layout: Layout, arithmetic: Arithmetic = "fp32"
 ) -> dict[str, tuple[Layer, ...]]:
     """Every compressed layer that runs: what to choose a plan for, once for each size of its inputs."""
     found = {}
@@ -26,7 +27,7 @@ def compressed_layers(
         module = use.module
         if isinstance(module, KroneckerLayer) and use.sizes:
             found[name] = tuple(
-                Layer(module.structure, module.convolution(size), layout, module.bias is not None)
+                Layer(module.structure, module.convolution(size), layout, module.bias is not None, arithmetic)
                 for size in dict.fromkeys(use.sizes)
             )
     return found
@@ -37,22 +38,23 @@ def lower(
     example_inputs: Tensor | Inputs,
     *,
     layout: Layout,
+    arithmetic: Arithmetic = "fp32",
     choose: Choose = by_cost,
     accept: Accept = lambda plan: True,
     planned: Callable[[nn.Module], bool] = lambda layer: False,
 ) -> tuple[nn.Module, dict[str, tuple[Plan, ...]]]:
     """A copy of the model for export, in eval mode, and the plans of each compressed layer.
 
-    layout: of the runtime the file is for; choose: gives the plan of a layer for the sizes that the
-    example inputs give it (see ``edgekron.choice``); accept: which plans the format can hold; planned:
-    which dense convolutions are run by a plan, too, as the format has no fast operator for them. Raises
-    UnsupportedError for a layer that has none.
+    layout: of the runtime the file is for; arithmetic: that the file is computed in; choose: gives the plan
+    of a layer for the sizes that the example inputs give it (see ``edgekron.choice``); accept: which plans
+    the format can hold; planned: which dense convolutions are run by a plan, too, as the format has no fast
+    operator for them. Raises UnsupportedError for a layer that has none.
     """
     lowered = _as_factors(copy.deepcopy(model).eval(), planned)
     modules, compressed = dict(lowered.named_modules()), dict(model.named_modules())
     plans: dict[str, tuple[Plan, ...]] = {}
     chosen: dict[Layer, Plan] = {}  # layers of a network repeat
-    for name, layers in compressed_layers(lowered, example_inputs, layout).items():
+    for name, layers in compressed_layers(lowered, example_inputs, layout, arithmetic).items():
         is_compressed = isinstance(compressed[name], KroneckerLayer)
         try:
             for layer in layers:

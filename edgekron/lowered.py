@@ -13,7 +13,7 @@ from torch.nn import functional
 from edgekron.decomposition import Factors, merge, pad_ranks
 from edgekron.errors import UsageError
 from edgekron.plan.convolution import Convolution
-from edgekron.plan.steps import AddBias, Convolve, Layout, MatMul, Permute, Plan, Unfold, View, Weight
+from edgekron.plan.steps import AddBias, Convolve, Layout, MatMul, Permute, Plan, Step, Unfold, View, Weight
 
 
 def step_weights(plan: Plan, factors: Factors) -> list[Tensor]:
@@ -46,23 +46,30 @@ def execute_steps(plan: Plan, weights: Sequence[Tensor], x: Tensor, bias: Tensor
     """The same, giving what stands after every step."""
     constants = iter(weights)
     for step in plan.steps:
-        match step:
-            case View(shape):
-                x = x.reshape(shape)
-            case Permute(order):
-                x = x.permute(order)
-            case Unfold():
-                x = _unfold(step, x)
-            case Convolve():
-                x = _convolve(step, next(constants), x, bias if step.bias else None, plan.layout)
-            case MatMul(_, side):
-                w = next(constants)
-                x = torch.matmul(w, x) if side == "left" else torch.matmul(x, w)
-            case AddBias(shape):
-                x = x + cast(Tensor, bias).reshape(shape)
-            case _:
-                assert_never(step)
+        x = execute_step(step, constants, x, bias, plan.layout)
         yield x
+
+
+def execute_step(
+    step: Step, constants: Iterator[Tensor], x: Tensor, bias: Tensor | None, layout: Layout
+) -> Tensor:
+    """One of them; constants: gives the next one to every product."""
+    match step:
+        case View(shape):
+            return x.reshape(shape)
+        case Permute(order):
+            return x.permute(order)
+        case Unfold():
+            return _unfold(step, x)
+        case Convolve():
+            return _convolve(step, next(constants), x, bias if step.bias else None, layout)
+        case MatMul(_, side):
+            w = next(constants)
+            return torch.matmul(w, x) if side == "left" else torch.matmul(x, w)
+        case AddBias(shape):
+            return x + cast(Tensor, bias).reshape(shape)
+        case _:
+            assert_never(step)
 
 
 def _unfold(step: Unfold, x: Tensor) -> Tensor:

@@ -75,7 +75,8 @@ class ParityRow:
 
     The errors and the range are in the units of the output, `relative_error` is
     max_abs_error / range, `sqnr` is in dB, `top1` is the fraction of rows with equal argmax along
-    the last axis (None but for 2-D outputs). If NaN or Inf occur, the errors are NaN.
+    the last axis (None but for 2-D outputs). If NaN or Inf occur, the errors are NaN. `quanta` is
+    max_abs_error / quantum of an output that is quantized, else None: 0 says equal bit by bit.
     """
 
     input: str
@@ -94,6 +95,7 @@ class ParityRow:
     output_nan: int
     output_inf: int
     floors: Floors | None = None
+    quanta: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -167,19 +169,30 @@ class ParityReport:
         """In dB; -Inf if any value is NaN or Inf."""
         return min(-math.inf if math.isnan(row.sqnr) else row.sqnr for row in self.rows)
 
+    @property
+    def quanta(self) -> float | None:
+        """The largest difference of the outputs whose quantum is known."""
+        return max((row.quanta for row in self.rows if row.quanta is not None), default=None)
+
     def summary(self) -> str:
         """Say in one line whether parity holds, and name the worst row."""
         floors = f", {self.tolerance.floors}" if self.tolerance.floors else ""
         rule = f"(atol={self.tolerance.atol:g}, rtol={self.tolerance.rtol:g}{floors})"
         worst, total = self.worst.verdict(), len(self.rows)
+        if self.quanta is not None:
+            worst += f"; at most {in_quanta(self.quanta)} apart"
         if self.passed:
             return f"parity passed: {total} compared {rule}; worst: {worst}"
         failed = sum(not row.passed for row in self.rows)
         return f"parity FAILED: {failed} of {total} compared {rule}; worst: {worst}"
 
     def __str__(self) -> str:
-        rows = table(_HEAD, [_cells(row) for row in self.rows], left=_TEXT_COLUMNS)
-        return f"{rows}\n{self.summary()}"
+        head, cells = _HEAD, [_cells(row) for row in self.rows]
+        if self.quanta is not None:
+            head = (*head, "quanta")
+            own = ("-" if row.quanta is None else f"{row.quanta:.3g}" for row in self.rows)
+            cells = [(*each, text) for each, text in zip(cells, own, strict=True)]
+        return f"{table(head, cells, left=_TEXT_COLUMNS)}\n{self.summary()}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; numbers that JSON lacks become "inf", "-inf" or "nan"."""
@@ -199,6 +212,7 @@ def compare(
     tolerance: Tolerance | None = None,
     names: Sequence[str] | None = None,
     input_names: Sequence[str] | None = None,
+    quanta: Sequence[float | None] | None = None,
 ) -> ParityReport:
     """Compare the outputs of a network with reference outputs, for one or more inputs.
 
@@ -206,6 +220,7 @@ def compare(
     tolerance: default `Tolerance()`.
     names: of the network's outputs; default "0", "1", ...
     input_names: of the inputs tried; default "0", "1", ...
+    quanta: the quantum of each output in its units, None for one that is not quantized.
 
     Raises ParityError if counts or shapes differ, if values are not real numbers, or if there is
     nothing to compare; UsageError if the names do not fit.
@@ -231,10 +246,11 @@ def compare(
         _range([expected for expected, _ in column], name)
         for column, name in zip(zip(*pairs, strict=True), names, strict=True)
     ]
+    steps = [None] * len(names) if quanta is None else quanta
     rows = [
-        _row(pair, input_name, name, span, tolerance)
+        _row(pair, input_name, name, span, tolerance, quantum)
         for input_name, per_output in zip(input_names, pairs, strict=True)
-        for pair, name, span in zip(per_output, names, ranges, strict=True)
+        for pair, name, span, quantum in zip(per_output, names, ranges, steps, strict=True)
     ]
     return ParityReport(tuple(rows), tolerance)
 
@@ -279,7 +295,12 @@ def _range(arrays: list[Float64], name: str) -> float:
 
 
 def _row(
-    pair: tuple[Float64, Float64], input_name: str, name: str, span: float, tolerance: Tolerance
+    pair: tuple[Float64, Float64],
+    input_name: str,
+    name: str,
+    span: float,
+    tolerance: Tolerance,
+    quantum: float | None,
 ) -> ParityRow:
     expected, given = pair
     finite = bool(np.isfinite(expected).all() and np.isfinite(given).all())
@@ -308,6 +329,7 @@ def _row(
         output_nan=int(np.isnan(given).sum()),
         output_inf=int(np.isinf(given).sum()),
         floors=tolerance.floors,
+        quanta=max_abs / quantum if quantum and finite else None,
     )
 
 
@@ -316,6 +338,16 @@ def ratio(error: float, scale: float) -> float:
     if error == 0:
         return 0.0
     return error / scale if scale > 0 else math.inf
+
+
+def in_quanta(count: float) -> str:
+    """In words.
+
+    >>> in_quanta(0), in_quanta(0.9999999)
+    ('0 quanta', '1 quantum')
+    """
+    text = f"{count:.3g}"
+    return f"{text} quantum" if text == "1" else f"{text} quanta"
 
 
 def _cosine(expected: Float64, given: Float64) -> float:
@@ -329,7 +361,11 @@ def _cosine(expected: Float64, given: Float64) -> float:
 def sqnr(expected: Array, given: Array) -> float:
     """Signal to quantisation-noise ratio, 20 log10(|expected| / |given - expected|), in dB; same shapes."""
     expected = expected.reshape(-1).astype(np.float64, copy=False)
-    signal, noise = float(np.linalg.norm(expected)), float(np.linalg.norm(given.reshape(-1) - expected))
+    return decibels(float(np.linalg.norm(expected)), float(np.linalg.norm(given.reshape(-1) - expected)))
+
+
+def decibels(signal: float, noise: float) -> float:
+    """20 log10(signal / noise); of no noise inf, of nothing but noise -inf."""
     if noise == 0:
         return math.inf
     return 20 * math.log10(signal / noise) if signal > 0 else -math.inf
@@ -362,6 +398,8 @@ def _cells(row: ParityRow) -> tuple[str, ...]:
 
 def _row_to_json(row: ParityRow) -> dict[str, Any]:
     fields = asdict(row) | {"shape": list(row.shape), "passed": row.passed}
+    if row.quanta is None:
+        del fields["quanta"]
     return {
         name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in fields.items()

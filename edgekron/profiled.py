@@ -78,6 +78,12 @@ class ProfileReport:
         return all(each.parity.passed for each in self.files if each.parity)
 
     @property
+    def quanta(self) -> float | None:
+        """The largest difference of outputs whose quantum is known."""
+        found = (each.parity.quanta for each in self.files if each.parity)
+        return max((count for count in found if count is not None), default=None)
+
+    @property
     def exit_code(self) -> int:
         """Of the command line."""
         return 0 if self.passed else ParityError.exit_code

@@ -10,6 +10,7 @@ a format, onnxruntime's and ai-edge-quantizer, find that very grid again, and ch
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -92,19 +93,23 @@ def product(traced: Traced, node: fx.Node) -> Product | None:
     return Product(node, source, weight, cast(int, node.args[6]) if len(node.args) > 6 else 1, left)
 
 
-def round_weights(network: nn.Module, inputs: Inputs, calibration: Calibration, batch: int) -> None:
+def round_weights(
+    network: nn.Module, inputs: Inputs, calibration: Calibration, batch: int, kept: Sequence[Tensor] = ()
+) -> None:
     """Round the weights of a lowered network in place, and correct its biases.
 
-    inputs: that it can be traced with; batch: samples that it takes at once. Weights that several operators
-    read, and those of operators that are not known here, stay as they are.
+    inputs: that it can be traced with; batch: samples that it takes at once; kept: weights that stay as they
+    are, as do those that several operators read, and those of operators that are not known here.
     """
     traced = Traced(network, inputs)
     runs = traced.runs(calibration, batch)
+    left = {weight.data_ptr() for weight in kept}
     exact, rounded = Evaluation(traced, runs), Evaluation(traced, runs)
     for node in traced.nodes:
         expected = exact.compute(node)  # with the weights as they were: nothing else reads them
         found = product(traced, node)
-        if found is not None and (rows := found.rows()).shape[2] <= WIDEST:
+        is_wanted = found is not None and found.weight.data_ptr() not in left
+        if found is not None and is_wanted and (rows := found.rows()).shape[2] <= WIDEST:
             found.put(nearest(rows, _moments(found, rounded.of(found.source))))
         given = rounded.compute(node)
         if _correct(traced, node, expected, given):

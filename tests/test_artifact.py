@@ -43,6 +43,7 @@ manifests = st.builds(
     factory=st.none() | texts,
     source_sha256=st.none() | texts,
     parity=st.none() | st.dictionaries(texts, st.floats(allow_nan=False, allow_infinity=False)),
+    float_layers=st.lists(texts, max_size=2).map(tuple),
     version=texts,
 )
 

@@ -43,6 +43,12 @@ def test_names_of_a_file_keep_to_one_line() -> None:
     assert "xx\\n;7: " in line
 
 
+def test_notes_stand_behind_the_operators() -> None:
+    report = DelegationReport("XNNPACK", 2, (left("ADD", "a"),), notes=("so and so",))
+    assert report.warnings()[1:] == ("so and so",) and str(report).endswith("\nso and so")
+    assert DelegationReport("XNNPACK", 2, notes=("so and so",)).complete
+
+
 def test_json_has_all_places() -> None:
     report = DelegationReport("XNNPACK", 3, (left("ADD", "a"), left("ADD", "b")), 1)
     assert json.loads(json.dumps(report.to_json())) == {
@@ -50,6 +56,7 @@ def test_json_has_all_places() -> None:
         "operators": 3,
         "delegated": 1,
         "reorders": 1,
+        "notes": [],
         "undelegated": [
             {"operator": "ADD", "where": w, "code": "some-code", "remedy": "some-code is why; do this"}
             for w in "ab"

@@ -282,3 +282,32 @@ def test_json_is_strict() -> None:
     assert loaded["rows"][1]["output_nan"] == 1
     assert loaded["worst"] == 1
     assert [row["passed"] for row in loaded["rows"]] == [True, False, True, True]
+
+
+@given(npst.arrays(np.int8, (2, 3)), npst.arrays(np.int8, (2, 3)), st.floats(2**-20, 2**10, width=32))
+@settings(max_examples=60, deadline=None)
+def test_differences_in_quanta_are_those_of_the_numbers_that_stand_for_the_outputs(
+    first: Array, second: Array, scale: float
+) -> None:
+    expected, found = (codes.astype(np.float32) * np.float32(scale) for codes in (first, second))
+    apart = max(abs(int(a) - int(b)) for a, b in zip(first.flat, second.flat, strict=True))
+    report = compare([[expected, first]], [[found, second]], quanta=[scale, None])
+    quantized, other = report.rows
+    assert quantized.quanta == pytest.approx(apart, rel=1e-5) and other.quanta is None
+    assert (report.quanta == 0) == np.array_equal(expected, found)
+
+
+def test_quanta_are_told_where_they_are_known() -> None:
+    one, two = np.zeros(3), np.array([0.0, 0.25, 0.5])
+    report = compare([[one, one]], [[two, one]], quanta=[0.25, None], tolerance=Tolerance(atol=1))
+    head, first, second, summary = str(report).splitlines()
+    assert [line.split()[-1] for line in (head, first, second)] == ["quanta", "2", "-"]
+    assert summary.endswith("; at most 2 quanta apart")
+    assert [row.get("quanta") for row in report.to_json()["rows"]] == [2.0, None]
+    assert "at most 1 quantum apart" in compare([[one]], [[two]], quanta=[0.5]).summary()
+
+    unknown = compare([[one]], [[one]])
+    assert unknown.quanta is None and "quanta" not in str(unknown)
+    assert "quanta" not in json.dumps(unknown.to_json())
+    broken = compare([[one]], [[np.full(3, math.nan)]], quanta=[0.25])
+    assert broken.quanta is None and "NaN in the output" in broken.summary()

@@ -13,6 +13,7 @@ from edgekron.precision import require_precision, tolerance_for
 def test_tolerances_by_precision() -> None:
     assert tolerance_for("fp32") == Tolerance()
     assert tolerance_for("fp16") == Tolerance(rtol=2e-3)
+    assert tolerance_for("fp16-compute") == Tolerance(rtol=1e-2)
     assert tolerance_for("fp16", 0.1, 1e-6) == Tolerance(0.1, 1e-6)
     assert tolerance_for("int8") == Tolerance(rtol=0.1, floors=Floors(30.0, 0.95))
     assert tolerance_for("int8", min_sqnr=20).floors == Floors(20)
@@ -21,7 +22,7 @@ def test_tolerances_by_precision() -> None:
 
 
 def test_other_precisions_are_refused() -> None:
-    with pytest.raises(UsageError, match="precision='fp8': expected one of fp32, fp16, int8"):
+    with pytest.raises(UsageError, match="precision='fp8': expected one of fp32, fp16, fp16-compute, int8"):
         require_precision("fp8")
     with pytest.raises(UsageError, match="precision='half'"):
         ExportOptions(precision="half")  # type: ignore[arg-type]

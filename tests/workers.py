@@ -52,6 +52,21 @@ def sums(path: Path, *, batch: int | str = 2) -> Path:
     return path
 
 
+def rounded(path: Path, *, quantum: float = 0.5) -> Path:
+    """An ONNX file with the input x of shape (2, 3), and x rounded to multiples of a quantum as output."""
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3]) for name in "xy"]
+    scale = helper.make_tensor("scale", TensorProto.FLOAT, [], [quantum])
+    zero = helper.make_tensor("zero", TensorProto.INT8, [], [0])
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["codes"]),
+        helper.make_node("DequantizeLinear", ["codes", "scale", "zero"], ["y"]),
+    ]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], [scale, zero])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
 def environment(folder: Path, *, version: str = "", script: str = "") -> Path:
     """An environment in this folder with the packages of this Python.
 

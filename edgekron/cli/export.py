@@ -53,6 +53,7 @@ class PrecisionName(StrEnum):
 
     fp32 = "fp32"
     fp16 = "fp16"
+    fp16_compute = "fp16-compute"
     int8 = "int8"
 
 
@@ -110,7 +111,8 @@ def export(
     precision: Annotated[
         PrecisionName,
         typer.Option(
-            help="fp16: store the weights in half precision, half the size; computed in float32. int8: "
+            help="fp16: store the weights in half precision, half the size; computed in float32. "
+            "fp16-compute: computed in half, too, for runtimes that do, as on ARM from v8.2 on. int8: "
             "quantize weights and activations, a quarter of the size; needs --data."
         ),
     ] = PrecisionName.fp32,
@@ -121,6 +123,14 @@ def export(
         bool,
         typer.Option("--no-rebalance", help="int8: leave the scales between layers and factors as they are."),
     ] = False,
+    int8_min_sqnr: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DB",
+            help="int8: keep layers in float whose own signal to noise is lower, and tell what that costs. "
+            "Default: keep none.",
+        ),
+    ] = None,
     inputs: Inputs = None,
     data: CalibrationData = None,
     calibration_samples: CalibrationSamples = 128,
@@ -188,6 +198,7 @@ def export(
                 precision=precision.value,
                 io=io.value,
                 rebalance=not no_rebalance,
+                int8_min_sqnr=int8_min_sqnr,
                 inputs=inputs or (),
                 data=read_data(data, checkpoint),
                 samples=calibration_samples,

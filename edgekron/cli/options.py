@@ -69,7 +69,7 @@ Rtol = Annotated[
     float | None,
     typer.Option(
         help="Relative part of the tolerance, of the output's range. Default: 1e-5, for an fp16 file 2e-3, "
-        "for an int8 one 0.1."
+        "an fp16-compute one 1e-2, an int8 one 0.1."
     ),
 ]
 MinSqnr = Annotated[
@@ -107,11 +107,18 @@ def read_model(
     return checkpoint, checkpoint.example_inputs()
 
 
-def read_data(path: Path | None, checkpoint: Checkpoint) -> Path | ImageFolder | None:
+def read_data(path: Path | None, checkpoint: Checkpoint | None) -> Path | ImageFolder | None:
     """What --data names; a folder of images with the preprocessing that the checkpoint stores."""
     from edgekron.images import ImageFolder
 
-    return ImageFolder.of_checkpoint(path, checkpoint.metadata) if path and path.is_dir() else path
+    if path is None or not path.is_dir():
+        return path
+    if checkpoint is None:
+        raise UsageError(
+            f"--data {path} is a folder of images, which a model file says how to prepare: give --reference "
+            "MODEL, or an .npz file"
+        )
+    return ImageFolder.of_checkpoint(path, checkpoint.metadata)
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

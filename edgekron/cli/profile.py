@@ -13,14 +13,19 @@ import typer
 from edgekron.cli.options import (
     AllowPickle,
     Atol,
+    CalibrationData,
+    CalibrationSamples,
     Factory,
     Inputs,
     InputShape,
     Json,
+    MinSqnr,
+    MinTop1,
     Rtol,
     Runtime,
     parse_shape,
     print_result,
+    read_data,
 )
 from edgekron.cli.progress import progress_bar
 from edgekron.errors import UsageError
@@ -67,8 +72,12 @@ def profile(
     ] = None,
     runtime: Runtime = None,
     inputs: Inputs = None,
+    data: CalibrationData = None,
+    calibration_samples: CalibrationSamples = 128,
     atol: Atol = 0.0,
     rtol: Rtol = None,
+    min_sqnr: MinSqnr = None,
+    min_top1: MinTop1 = None,
     factory: Factory = None,
     input_shape: InputShape = None,
     allow_pickle: AllowPickle = False,
@@ -90,6 +99,8 @@ def profile(
       edgekron profile model.onnx --baseline dense.onnx --device qemu:cortex-a76
 
       edgekron profile small.onnx tiny.onnx --baseline dense.onnx --device all
+
+      edgekron profile int8.tflite --reference model.pt --data images.npz --device ssh:pi@board
     """
     from edgekron.checkpoint import read_checkpoint
     from edgekron.fleet import ALL
@@ -97,12 +108,12 @@ def profile(
     from edgekron.verbs.profile_fleet import profile_fleet
 
     members = _members(device, _options(option or ()), fleet)
-    model = None
+    checkpoint = None
     if reference:
         shapes = [parse_shape(text) for text in input_shape] if input_shape else None
-        model = read_checkpoint(
+        checkpoint = read_checkpoint(
             reference, factory=factory, allow_pickle=allow_pickle, input_shapes=shapes
-        ).model
+        )
     with progress_bar() as progress:
 
         def told(who: Member, doing: str, done: float) -> None:
@@ -113,14 +124,18 @@ def profile(
                 artifacts,
                 device=member.device,
                 options=member.options,
-                reference=model,
+                reference=checkpoint.model if checkpoint else None,
                 baseline=baseline,
                 threads=threads,
                 seconds=seconds,
                 runtime=runtime,
                 inputs=inputs or (),
+                data=read_data(data, checkpoint),
+                samples=calibration_samples,
                 atol=atol,
                 rtol=rtol,
+                min_sqnr=min_sqnr,
+                min_top1=min_top1,
                 max_temperature=member.max_temperature if max_temperature is None else max_temperature,
                 progress=partial(told, member),
             )

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from edgekron.cli.export import PrecisionName
 from edgekron.cli.options import (
     AllowPickle,
     Factory,
@@ -29,6 +30,9 @@ def tune(
     format: Annotated[
         list[str] | None, typer.Option("-f", "--format", help="onnx or tflite; repeat it for both.")
     ] = None,
+    precision: Annotated[
+        PrecisionName, typer.Option(help="Of the file that the plans are for: int8 is measured apart.")
+    ] = PrecisionName.fp32,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime, and cores to pin to.")] = 1,
     show: Annotated[bool, typer.Option("--list", help="Show what has been measured.")] = False,
     clear: Annotated[bool, typer.Option("--clear", help="Forget all that has been measured.")] = False,
@@ -64,14 +68,22 @@ def tune(
         with progress_bar() as progress:
             reports.append(
                 tune_model(
-                    checkpoint.model, format=name, example_inputs=tensors, threads=threads, progress=progress
+                    checkpoint.model,
+                    format=name,
+                    example_inputs=tensors,
+                    precision=precision.value,
+                    threads=threads,
+                    progress=progress,
                 )
             )
         if not as_json:
             typer.echo(str(reports[-1]))
     if as_json:
         print_json([report.to_json() for report in reports])
-    next_command(f"edgekron export {model} --format {format[0]} --plan tuned --threads {threads}", as_json)
+    more = f" --precision {precision} --data DATA" if precision is PrecisionName.int8 else ""
+    next_command(
+        f"edgekron export {model} --format {format[0]} --plan tuned --threads {threads}{more}", as_json
+    )
 
 
 def _cache(clear: bool, as_json: bool) -> None:

@@ -16,6 +16,14 @@ A model knows the few facts that decide between plans, and is linear in its coef
   plain order, and the way there and back is an operator that costs `reorder` for each element, `ragged`
   where the channels do not fill their last block. A layer is entered and left in blocks, as its
   neighbours leave and want it.
+
+In int8 the same holds with other coefficients. One instruction sums `dot` products of neighbouring inputs,
+which have to be filled as well; depthwise convolutions have none to sum, and take `general` for each
+multiplication. onnxruntime keeps the images that its int8 convolutions take and give channels-last, whatever
+their channels: its blocks, so to say, are whole images. It copies the inputs of every output pixel side by
+side first, which takes `gather` for each position of the kernel and group, unless there is but one; and it
+rounds outputs four channels at a time, what is left of them singly, for `tail` each. A product with a
+constant on the left is such a convolution over one axis there.
 """
 
 from __future__ import annotations
@@ -32,7 +40,8 @@ class CostModel:
     """One runtime on one kind of processor; coefficients in ns.
 
     lanes: output channels that a kernel computes at once; blocks: images stay in blocks of `lanes`
-    channels between convolutions.
+    channels between convolutions, or channels-last if any_channels; dot: inputs whose products one
+    instruction sums.
     """
 
     lanes: int
@@ -49,6 +58,10 @@ class CostModel:
     scattered: float
     reorder: float
     ragged: float
+    any_channels: bool = False
+    dot: int = 1
+    gather: float = 0.0
+    tail: float = 0.0
 
     def permute(self, order: tuple[int, ...], elements: int, *, block: int, layout: Layout) -> float:
         """One transpose whose neighbouring axes are merged; block: extent of the last axis."""
@@ -64,18 +77,23 @@ class CostModel:
         """One convolution; read, written: activations."""
         out, inner, *kernel = step.weight.shape
         pairs = read * (out // step.groups) if step.convolution.transposed else written * inner
-        depthwise = inner == 1 and out == step.groups  # one channel a lane
+        depthwise = self._is_depthwise(step)
         filled = 1.0 if depthwise else self._fill(out // step.groups)
         blocks = min(REGISTERS, math.ceil(out / self.lanes))
         each = self.mac + self.broadcast / blocks
         if step.convolution.transposed or (self.blocks and not self.is_blocked(step)):
             each, filled = self.general, 1.0  # pixels fill the registers
+        elif self.dot > 1:
+            deep = inner * math.prod(kernel) if self.blocks else inner  # onnxruntime gathers all positions
+            each, filled = (self.general, 1.0) if depthwise else (each, filled * _filled(deep, self.dot))
         elif self.blocks and inner >= self.lanes:
             filled *= self._fill(inner)
         products = pairs * math.prod(kernel) * filled * each
         return (
             self.operator
             + products
+            + self.gather * self._gathered(step, written)
+            + self.tail * (written // out) * (out % ALIGNMENT)
             + self.element * (read + written)
             + self.parameter * math.prod(step.weight.shape)
         )
@@ -85,11 +103,15 @@ class CostModel:
         rows, columns = step.weight.shape
         inner = columns if step.side == "left" else rows
         macs = written * inner * self._fill(lanes)
+        around = 0.0
+        if self.any_channels and step.side == "left":
+            around = self.reordering(columns, read) + self.reordering(rows, written)
         return (
             self.operator
             + macs * self.gemm
             + self.element * (read + written)
             + self.parameter * rows * columns
+            + around
         )
 
     def unfold(self, step: Unfold, read: int, written: int) -> float:
@@ -112,12 +134,15 @@ class CostModel:
 
     def takes_blocks(self, step: Convolve) -> bool:
         """Whether a convolution wants its input in blocks."""
-        return self.is_blocked(step) and (step.groups > 1 or step.weight.shape[1] >= self.lanes)
+        is_wide = self.any_channels or step.groups > 1 or step.weight.shape[1] >= self.lanes
+        return self.is_blocked(step) and is_wide
 
     def is_blocked(self, step: Convolve) -> bool:
         """Whether a convolution runs on the kernels that write their output in blocks."""
         if not self.blocks or step.convolution.axes != 2 or step.convolution.transposed:
             return False
+        if self.any_channels:
+            return True
         out, inner = step.weight.shape[:2]
         if step.groups == 1:
             return out % ALIGNMENT == 0 and (inner < self.lanes or inner % ALIGNMENT == 0)
@@ -125,8 +150,25 @@ class CostModel:
             return out % self.lanes == 0
         return inner % self.lanes == 0 and (out // step.groups) % self.lanes == 0
 
+    def _gathered(self, step: Convolve, written: int) -> int:
+        """Runs of channels that are copied for all output pixels."""
+        out, _, *kernel = step.weight.shape
+        if self._is_depthwise(step) or (step.convolution.is_pointwise and step.groups == 1):
+            return 0
+        return written // out * step.groups * math.prod(kernel)
+
+    def _is_depthwise(self, step: Convolve) -> bool:
+        """Each channel alone, one a lane; a single channel counts, but for onnxruntime's int8 kernels."""
+        out, inner = step.weight.shape[:2]
+        return inner == 1 and out == step.groups and (out > 1 or not self.any_channels)
+
     def _fill(self, extent: int) -> float:
-        return math.ceil(extent / self.lanes) * self.lanes / extent
+        return _filled(extent, self.lanes)
+
+
+def _filled(extent: int, multiple: int) -> float:
+    """By how much the extent grows when it is rounded up."""
+    return math.ceil(extent / multiple) * multiple / extent
 
 
 REGISTERS = 4
@@ -184,11 +226,77 @@ ONNXRUNTIME_ARM64 = CostModel(
     ragged=0.0,
 )
 LITERT_ARM64 = replace(ONNXRUNTIME_ARM64, lanes=8, scattered=1.5)
+ONNXRUNTIME_X86_INT8 = replace(
+    ONNXRUNTIME_X86,
+    any_channels=True,
+    dot=4,
+    mac=0.001289,
+    broadcast=0.001375,
+    gemm=0.0025,
+    general=0.00406,
+    element=0.03707,
+    parameter=0.02801,
+    transposed=0.04,
+    small_block=0.1,
+    scattered=2.0,
+    reorder=0.01547,
+    ragged=0.1811,
+    gather=1.219,
+    tail=8.249,
+)
+ONNXRUNTIME_ARM64_INT8 = replace(
+    ONNXRUNTIME_ARM64,
+    blocks=True,
+    any_channels=True,
+    dot=4,
+    mac=0.0175,
+    gemm=0.0175,
+    general=0.07,
+    element=0.075,
+    parameter=0.075,
+    transposed=0.3,
+    scattered=2.0,
+    reorder=0.3,
+    ragged=0.3,
+)
+LITERT_ARM64_INT8 = replace(
+    LITERT_ARM64,
+    dot=4,
+    mac=0.0175,
+    gemm=0.0175,
+    general=0.07,
+    element=0.075,
+    parameter=0.075,
+    transposed=0.3,
+    scattered=1.0,
+)
+LITERT_X86_INT8 = replace(
+    LITERT_X86,
+    dot=8,
+    mac=0.001685,
+    broadcast=0.0,
+    gemm=0.002,
+    general=0.03293,
+    element=0.008987,
+    parameter=0.0198,
+    transposed=0.1212,
+    small_block=0.1,
+    scattered=0.4,
+    gather=0.645,
+)
 
 Cpu = Literal["x86-64", "arm64"]
-MODELS: dict[Cpu, dict[Layout, CostModel]] = {
-    "x86-64": {"nchw": ONNXRUNTIME_X86, "nhwc": LITERT_X86},
-    "arm64": {"nchw": ONNXRUNTIME_ARM64, "nhwc": LITERT_ARM64},
+Arithmetic = Literal["fp32", "int8"]
+"""The numbers that a layer is computed in."""
+MODELS: dict[Arithmetic, dict[Cpu, dict[Layout, CostModel]]] = {
+    "fp32": {
+        "x86-64": {"nchw": ONNXRUNTIME_X86, "nhwc": LITERT_X86},
+        "arm64": {"nchw": ONNXRUNTIME_ARM64, "nhwc": LITERT_ARM64},
+    },
+    "int8": {
+        "x86-64": {"nchw": ONNXRUNTIME_X86_INT8, "nhwc": LITERT_X86_INT8},
+        "arm64": {"nchw": ONNXRUNTIME_ARM64_INT8, "nhwc": LITERT_ARM64_INT8},
+    },
 }
 """Those of x86-64 are fitted on a Zen 5 with AVX-512 (onnxruntime 1.31, LiteRT 2.3); the samples lie in
 ``benchmarks/data``, and ``benchmarks/fit_cost.py RUNTIME --load`` fits them again. No sample tells

@@ -57,7 +57,7 @@ def plans(
 
     model: of the runtime that gives each plan its cost; by default the one for x86-64 of the layout.
     """
-    layer = _Layer(structure, convolution, layout, bias, model or MODELS["x86-64"][layout])
+    layer = _Layer(structure, convolution, layout, bias, model or MODELS["fp32"]["x86-64"][layout])
     for order in _orders(layer):
         yield from order.plans(limit=lambda: math.inf)
 
@@ -93,7 +93,7 @@ def best_plans(
 
     Of plans with the same steps only the first is listed. Fewer, where the layer has fewer.
     """
-    layer = _Layer(structure, convolution, layout, bias, model or MODELS["x86-64"][layout])
+    layer = _Layer(structure, convolution, layout, bias, model or MODELS["fp32"]["x86-64"][layout])
     return _best(_orders(layer), layer, accept, count)
 
 
@@ -106,7 +106,7 @@ def dense_plan(
     model: CostModel | None = None,
 ) -> Plan:
     """The plan that densifies all factors first and runs the layer's own convolution."""
-    layer = _Layer(structure, convolution, layout, bias, model or MODELS["x86-64"][layout])
+    layer = _Layer(structure, convolution, layout, bias, model or MODELS["fp32"]["x86-64"][layout])
     orders = (order for order in _orders(layer) if len(order.merges) == 1)
     return _best(orders, layer, lambda plan: True, 1)[0]
 

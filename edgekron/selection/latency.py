@@ -86,7 +86,7 @@ def predicted_time(use: LayerUse, structure: Structure | None, cpu: Cpu = "x86-6
 def dense_time(shape: Shape, geometry: Convolution, cpu: Cpu) -> float:
     """Nanoseconds of one call with the dense weight."""
     structure = Structure.dense(shape)
-    models = MODELS[cpu].items()
+    models = MODELS["fp32"][cpu].items()
     return max(dense_plan(structure, geometry, layout, model=model).cost for layout, model in models)
 
 
@@ -95,7 +95,7 @@ def _part(structure: Structure, geometry: Convolution, cpu: Cpu) -> float:
     """The time of the fastest plan that keeps the factors apart, as a part of the dense layer's."""
     dense = Structure.dense(structure.weight_shape)
     parts = [0.0]
-    for layout, model in MODELS[cpu].items():
+    for layout, model in MODELS["fp32"][cpu].items():
         try:
             best = best_plan(structure, geometry, layout, accept=_keeps_factors, model=model)
         except LookupError:

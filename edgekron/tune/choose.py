@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from edgekron.choice import Accept, Choice, Guard, Layer, only_dense
 from edgekron.plan import Plan, best_plans
+from edgekron.plan.cost import MODELS
 from edgekron.tune.cache import Cache, Conditions
 from edgekron.tune.race import Timing, race, ratio_interval
 
@@ -90,10 +91,11 @@ def tune(
 def contestants(layer: Layer, accept: Accept, count: int = COUNT) -> tuple[Plan, ...]:
     """The dense form first, then the compressed plans by cost; LookupError if there are none."""
 
+    model = MODELS[layer.arithmetic]["x86-64"][layer.layout]
+
     def best(accept: Accept, count: int) -> list[Plan]:
-        return best_plans(
-            layer.structure, layer.convolution, layer.layout, bias=layer.bias, accept=accept, count=count
-        )
+        about = (layer.structure, layer.convolution, layer.layout)
+        return best_plans(*about, bias=layer.bias, accept=accept, model=model, count=count)
 
     found: list[Plan] = []
     with suppress(LookupError):

@@ -18,17 +18,19 @@ from edgekron.calibration import SAMPLES, Data, read_calibration
 from edgekron.choice import Accept, Choice, ChoiceOptions, Choose, Guard, Layer, PlanChoice, by_cost, dense
 from edgekron.delegation import DelegationReport
 from edgekron.errors import ParityError, UndelegatedError, UsageError
-from edgekron.export_report import ExportReport, Rebalancing
+from edgekron.export_report import ExportReport, LayerNoises, Rebalancing
 from edgekron.exporter import Exported, Exporter, ExportOptions, needed
 from edgekron.files import require_writable, write_atomically
+from edgekron.latency import SpeedUp
 from edgekron.lower import compressed_layers
 from edgekron.network import Inputs, as_inputs, run_model
 from edgekron.parity import ParityReport, Tolerance, compare
 from edgekron.plan import Layout, Plan
-from edgekron.plan.cost import Cpu
-from edgekron.precision import Ends, Precision, tolerance_for
+from edgekron.plan.cost import Arithmetic, Cpu
+from edgekron.precision import ARITHMETIC, Ends, Precision, tolerance_for
 from edgekron.progress import Progress, silent
 from edgekron.tune.cache import Cache
+from edgekron.verbs.bench import bench
 from edgekron.verbs.manifest import Source, inputs_of, manifest_of
 from edgekron.verbs.trials import (
     Trial,
@@ -38,7 +40,8 @@ from edgekron.verbs.trials import (
 )
 from edgekron.verbs.tune import tune_layers
 
-_UNMEASURED = "plans were chosen by their cost in fp32: whether a layer is faster dense in int8 is not known"
+SPEED_SECONDS = 1.0
+"""For which a file with layers in float runs beside one without."""
 
 
 def export(
@@ -57,6 +60,7 @@ def export(
     precision: Precision = "fp32",
     io: Ends = "float",
     rebalance: bool = True,
+    int8_min_sqnr: float | None = None,
     inputs: Sequence[str | Path] = (),
     data: Data | None = None,
     samples: int = SAMPLES,
@@ -79,9 +83,11 @@ def export(
     factors would run slower, 'size' (ONNX) stores such a layer as factors that the runtime multiplies when it
     opens the file, 'off' keeps all compressed. opset: of ONNX, 18 by default; layout: of images in the file,
     by default what the format prefers. precision: 'fp16' stores weights in half precision, and computes in
-    float32; 'int8' quantizes weights and activations, and needs data; io: the numbers in which such a TFLite
-    file takes its inputs and gives its outputs; rebalance: choose the free scales between the layers and
-    factors of an int8 file, where that raises the SQNR. inputs: .npz files to verify on, besides seeded
+    float32; 'fp16-compute' computes in half, too, where the runtime can; 'int8' quantizes weights and
+    activations, and needs data; io: the numbers in which such a TFLite file takes its inputs and gives its
+    outputs; rebalance: choose the free scales between the layers and factors of an int8 file, where that
+    raises the SQNR; int8_min_sqnr: keep layers in float whose own SQNR in int8 is below so many dB (see
+    ``edgekron.layer_noise``), and measure what that costs. inputs: .npz files to verify on, besides seeded
     random inputs; data, samples: likewise, see ``edgekron.calibration``; atol, rtol: see
     ``edgekron.parity.Tolerance``, rtol by default what suits the precision; min_sqnr: dB that outputs must
     reach, 30 by default in int8; min_top1: fraction of equal top-1, 0.95 by default in int8. A file in int8
@@ -96,8 +102,7 @@ def export(
     path, start = Path(path), time.monotonic()
     how = ChoiceOptions(plan, guard, threads, cpu)
     options = ExportOptions(opset, dynamic_batch, layout, at_load=guard == "size", precision=precision, io=io)
-    if precision == "int8" and plan == "tuned":
-        raise UsageError("plans are raced in fp32 so far: with int8 use --plan auto")
+    options = replace(options, int8_min_sqnr=int8_min_sqnr)
     tolerance = tolerance_for(precision, atol, rtol, min_sqnr, min_top1)
     exporter = plugins.exporter(format or plugins.format_of(path))
     plugins.require_suffix(path, exporter)
@@ -110,7 +115,7 @@ def export(
     calibration = None if data is None else read_calibration(data, infos, samples)
     if precision == "int8":
         needed(calibration)
-    choose, notes = _choose(model, tensors, exporter, how, progress)
+    choose, notes = _choose(model, tensors, exporter, how, ARITHMETIC[precision], progress)
     reasons: dict[Plan, str] = {}
 
     def choose_and_note(layer: Layer, accept: Accept) -> Choice:
@@ -146,17 +151,31 @@ def export(
         summary = {"summary": report.summary(), "max_abs_error": report.worst.max_abs_error}
         manifest = replace(manifest, parity=summary | {"range": report.worst.range})
     delegation = _delegation(exporter, exported, required=require_full_delegation)
+    noises = LayerNoises(exported.noise) if exported.noise else None
+    if exported.float_layers:
+        int8 = replace(options, rebalance=manifest.options["rebalance"], int8_min_sqnr=None)
+        noises = LayerNoises(exported.noise, _speed(exporter, convert(int8), (exported, manifest), threads))
     progress("writing", 2, 3)
     data = exporter.with_manifest(exported.data, manifest)
     write_atomically(path, data, force=force)
     progress("written", 3, 3)
     seconds = time.monotonic() - start
     left = delegation.warnings() if delegation else ()
-    unmeasured = (_UNMEASURED,) if precision == "int8" and exported.plans else ()
-    warnings = (*_densified(exported, reasons), *notes, *exported.warnings, *unmeasured, *left)
+    warnings = (*_densified(exported, reasons), *notes, *exported.warnings, *left)
     return ExportReport(
-        path, len(data), checksum(data), manifest, report, warnings, seconds, delegation, rebalancing
+        path, len(data), checksum(data), manifest, report, warnings, seconds, delegation, rebalancing, noises
     )
+
+
+def _speed(
+    exporter: Exporter, base: tuple[Exported, Manifest], other: tuple[Exported, Manifest], threads: int
+) -> SpeedUp:
+    """Of the other file against the first one."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{name}{exporter.suffix}" for name in ("base", "other")]
+        for path, (exported, manifest) in zip(paths, (base, other), strict=True):
+            path.write_bytes(exporter.with_manifest(exported.data, manifest))
+        return bench(paths, threads=threads, seconds=SPEED_SECONDS)[str(paths[1])].speedup
 
 
 def _delegation(exporter: Exporter, exported: Exported, *, required: bool) -> DelegationReport | None:
@@ -179,7 +198,12 @@ def _delegation(exporter: Exporter, exported: Exported, *, required: bool) -> De
 
 
 def _choose(
-    model: nn.Module, tensors: Inputs, exporter: Exporter, how: ChoiceOptions, progress: Progress
+    model: nn.Module,
+    tensors: Inputs,
+    exporter: Exporter,
+    how: ChoiceOptions,
+    arithmetic: Arithmetic,
+    progress: Progress,
 ) -> tuple[Choose, tuple[str, ...]]:
     """How plans are chosen, and what is to be told of it."""
     match how.plan:
@@ -188,7 +212,7 @@ def _choose(
         case "dense":
             return dense, ()
         case "tuned":
-            layers = compressed_layers(model, tensors, exporter.plan_layout)
+            layers = compressed_layers(model, tensors, exporter.plan_layout, arithmetic)
             with Cache() as cache:
                 tuned = tune_layers(layers, exporter, cache, threads=how.threads, progress=progress)
             notes = (cache.warning,) if cache.warning else ()

@@ -21,6 +21,11 @@ from edgekron.table import table
 from edgekron.verbs.open import Opened, open_artifact
 from edgekron.verbs.trials import seeded_trials
 
+_COMPUTED = {
+    "fp16": ", computed in fp32",
+    "fp16-compute": ", computed in fp16 where the runtime has kernels for it",
+}
+
 
 @dataclass(frozen=True)
 class ArtifactReport:
@@ -62,7 +67,8 @@ class ArtifactReport:
             f"made by {m.producer} {m.version} from {m.factory or 'an unnamed network'}"
             + (f", checkpoint {m.source_sha256[:16]}" if m.source_sha256 else ""),
             f"inputs {inputs} (PyTorch's layout; the file's is {m.layout}), outputs {', '.join(m.outputs)}",
-            f"precision {m.precision}" + (", computed in fp32" if m.precision == "fp16" else ""),
+            f"precision {m.precision}{_COMPUTED.get(m.precision, '')}"
+            + (f", in float {', '.join(m.float_layers)}" if m.float_layers else ""),
             f"parameters {m.parameters[1]:,} of {m.parameters[0]:,} ({m.ratio:.2f}x fewer), "
             f"MACs {m.macs[1]:,} of {m.macs[0]:,} ({m.macs[0] / max(m.macs[1], 1):.2f}x fewer)",
             m.parity["summary"] if m.parity else "parity was not verified at export",

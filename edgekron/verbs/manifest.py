@@ -67,6 +67,7 @@ def manifest_of(
         options=asdict(how) | asdict(options),
         factory=source.factory if source else None,
         source_sha256=source.sha256 if source else None,
+        float_layers=exported.float_layers,
         version=__version__,
     )
 

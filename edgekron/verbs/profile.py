@@ -12,17 +12,18 @@ from torch import nn
 
 from edgekron import plugins
 from edgekron.artifact import Array, checksum, to_layout
+from edgekron.calibration import SAMPLES, Data
 from edgekron.conditions import Conditions
 from edgekron.cooling import cooled
 from edgekron.device import Connection, DeviceSession
 from edgekron.environments import FORMATS
 from edgekron.errors import UsageError
 from edgekron.latency import LatencyReport, measure
-from edgekron.parity import ParityReport, compare
-from edgekron.precision import tolerance_for
+from edgekron.parity import ParityReport
 from edgekron.profiled import ProfiledFile, ProfileReport
+from edgekron.verbs.comparison import Comparison
 from edgekron.verbs.open import Opened, open_artifact
-from edgekron.verbs.trials import all_trials, reference_outputs, seeded_trials, session_outputs
+from edgekron.verbs.trials import reference_outputs, seeded_trials, session_outputs
 
 Item = TypeVar("Item")
 Progress = Callable[[str, float], None]
@@ -43,8 +44,12 @@ def profile(
     seconds: float = 5.0,
     runtime: str | None = None,
     inputs: Sequence[str | Path] = (),
+    data: Data | None = None,
+    samples: int = SAMPLES,
     atol: float = 0.0,
     rtol: float | None = None,
+    min_sqnr: float | None = None,
+    min_top1: float | None = None,
     max_temperature: float | None = None,
     progress: Progress = lambda doing, fraction: None,
 ) -> ProfileReport:
@@ -53,12 +58,15 @@ def profile(
     path: one artifact, or several of one network, run by turns; device: KIND or KIND:ADDRESS; options: of
     that kind. reference: the PyTorch network, by default each file itself on this machine's runtime.
     baseline: another file, for instance the dense network; by default the last of the artifacts. runtime: of
-    all files, by default each format's own. inputs: .npz files to compare on, too, in PyTorch's layout.
+    all files, by default each format's own. inputs: .npz files to compare on, too, in PyTorch's layout; data,
+    samples: likewise, see ``edgekron.calibration``, read once for each file; an int8 file is compared with a
+    network on these only.
     max_temperature: degrees C that the device must have cooled down to before it is timed; until it does not
     throttle is waited in any case. The rest is as for `bench` and `verify`.
 
     Raises UnavailableError if the device, its runtime or the way there fails, or if it stays too warm.
     """
+    comparison = Comparison(inputs, data, samples, atol, rtol, min_sqnr, min_top1)
     artifacts = [open_artifact(each) for each in ([path] if isinstance(path, str | Path) else path)]
     opened = [*artifacts, *([] if baseline is None else [open_artifact(baseline)])]
     names = [str(each.path) for each in opened]
@@ -71,8 +79,8 @@ def profile(
             for each, name in _told(progress, "opening", [*zip(opened, runtimes, strict=True)])
         ]
         compared = [
-            each.compared(reference, inputs, atol, rtol)
-            for each in _told(progress, "comparing", loaded[: len(artifacts)])
+            each.compared(reference, comparison, _part(progress, "comparing", k, len(artifacts)))
+            for k, each in enumerate(loaded[: len(artifacts)])
         ]
         parities = [*compared, *[(None, None)] * (len(loaded) - len(artifacts))]
         before = cooled(
@@ -102,26 +110,22 @@ class _Loaded:
         return to_layout(trial.inputs, self.opened.layout)
 
     def compared(
-        self, reference: nn.Module | None, inputs: Sequence[str | Path], atol: float, rtol: float | None
+        self, reference: nn.Module | None, comparison: Comparison, told: Callable[[float], None]
     ) -> tuple[ParityReport, str]:
-        """Its outputs on the device with the reference's here, and what that is."""
-        opened, manifest = self.opened, self.opened.manifest
-        infos = opened.inputs(self.session)
-        trials = all_trials(infos, inputs, "fp32" if reference is None else opened.precision)
+        """Its outputs on the device with the reference's here, and what that is; told: the fraction done."""
+        told(0.0)
+        opened = self.opened
+        # On random inputs an int8 file agrees with itself, though not with the network.
+        precision = "fp32" if reference is None else opened.precision
+        trials = comparison.trials(opened.inputs(self.session), precision)
         if reference is None:
             here = opened.runtime()
             called = f"the same file on {here.name} {here.version()} of this machine"
             expected = session_outputs(opened.session(), trials, opened.layout)
         else:
             called, expected = "its PyTorch network", reference_outputs(reference, trials)
-        parity = compare(
-            expected,
-            session_outputs(self.session, trials, opened.layout),
-            tolerance=tolerance_for(opened.precision, atol, rtol),
-            names=manifest.outputs if manifest else None,
-            input_names=[trial.name for trial in trials],
-        )
-        return parity, called
+        given = session_outputs(self.session, trials, opened.layout, told)
+        return comparison.parity(opened, trials, expected, given), called
 
     def profiled(self, parity: ParityReport | None, reference: str | None) -> ProfiledFile:
         """What is known of it after all runs."""
@@ -146,6 +150,11 @@ def _told(progress: Progress, doing: str, items: Sequence[Item]) -> Iterator[Ite
         progress(doing, done / len(items))
         yield item
     progress(doing, 1.0)
+
+
+def _part(progress: Progress, doing: str, k: int, count: int) -> Callable[[float], None]:
+    """Progress within item k of so many."""
+    return lambda done: progress(doing, (k + done) / count)
 
 
 def _latency(

@@ -11,6 +11,7 @@ import numpy as np
 from edgekron import __version__
 from edgekron.errors import ParityError, UnavailableError
 from edgekron.fleet import HOST, Member
+from edgekron.parity import in_quanta
 from edgekron.profiled import SCHEMA, ProfileReport
 from edgekron.table import table
 
@@ -56,7 +57,9 @@ class FleetReport:
             of_ranks = correlations.get(name)
             faster = [f"{costs[names[-1]] / costs[n]:.2f}x" if costs else "" for n in names[:-1]]
             ranks = "" if of_ranks is None else f"{of_ranks:.2f}"
-            rows.append([name, unit, *cells, *faster, ranks, "passed" if report.passed else "FAILED"])
+            parity = "passed" if report.passed else "FAILED"
+            parity += "" if report.quanta is None else f", {in_quanta(report.quanta)}"
+            rows.append([name, unit, *cells, *faster, ranks, parity])
         faster = [f"{names[-1]} / {name}" for name in names[:-1]]
         return table(["device", "", *names, *faster, "rank correlation", "parity"], rows, left=2)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -157,8 +158,8 @@ def all_trials(
     trials += calibration_trials(calibration, inputs) if calibration else []
     if not trials:
         raise UsageError(
-            "an int8 file is compared on inputs like those it is for, not on random ones: give --inputs "
-            "X.npz, or --data where there is such an option"
+            "an int8 file is compared on inputs like those it is for, not on random ones: give --data PATH, "
+            "or --inputs X.npz"
         )
     return trials
 
@@ -173,15 +174,17 @@ def reference_outputs(model: nn.Module, trials: Sequence[Trial]) -> list[list[Ar
     ]
 
 
-def session_outputs(session: Session, trials: Sequence[Trial], layout: str) -> list[list[Array]]:
-    """Outputs of an artifact, in PyTorch's layout."""
-    return [
-        _joined(
-            [y.copy() for y in from_layout(session.run(to_layout(run, layout)), layout)]
-            for run in trial.runs()
-        )
-        for trial in trials
-    ]
+def session_outputs(
+    session: Session, trials: Sequence[Trial], layout: str, told: Callable[[float], None] = lambda done: None
+) -> list[list[Array]]:
+    """Outputs of an artifact, in PyTorch's layout; told: the fraction that is done, after each run."""
+    runs = [[*trial.runs()] for trial in trials]
+    total, found = sum(map(len, runs)), list[list[Array]]()
+    for run in (run for each in runs for run in each):
+        found.append([y.copy() for y in from_layout(session.run(to_layout(run, layout)), layout)])
+        told(len(found) / total)
+    outputs = iter(found)
+    return [_joined([*islice(outputs, len(each))]) for each in runs]
 
 
 def _joined(runs: Iterable[list[Array]]) -> list[Array]:

@@ -22,6 +22,8 @@ from edgekron.host import machine, pinned
 from edgekron.lower import compressed_layers
 from edgekron.network import Inputs, as_inputs
 from edgekron.plan import Plan
+from edgekron.plan.cost import Arithmetic
+from edgekron.precision import ARITHMETIC, Precision, require_precision
 from edgekron.progress import Progress, silent
 from edgekron.runtime import Runtime, Session
 from edgekron.table import table
@@ -129,18 +131,20 @@ def tune(
     *,
     format: str,
     example_inputs: Tensor | Inputs,
+    precision: Precision = "fp32",
     threads: int = 1,
     count: int = COUNT,
     progress: Progress = silent,
 ) -> TuneReport:
     """Race the plans of every compressed layer of a network, as ``export(plan='tuned')`` does.
 
-    format: of the file; its own runtime is measured. threads: of the runtime, and cores the process is
-    pinned to; count: compressed plans of each layer. Layers that were raced before under the same
-    conditions are looked up. Raises UnsupportedError for a layer that the format cannot hold.
+    format: of the file; its own runtime is measured. precision: of the file. threads: of the runtime, and
+    cores the process is pinned to; count: compressed plans of each layer. Layers that were raced before under
+    the same conditions are looked up. Raises UnsupportedError for a layer that the format cannot hold.
     """
     exporter, start = plugins.exporter(format), time.monotonic()
-    layers = compressed_layers(model, as_inputs(example_inputs), exporter.plan_layout)
+    arithmetic = ARITHMETIC[require_precision(precision)]
+    layers = compressed_layers(model, as_inputs(example_inputs), exporter.plan_layout, arithmetic)
     with Cache() as cache:
         tuned = tune_layers(layers, exporter, cache, threads=threads, count=count, progress=progress)
         names: dict[Layer, list[str]] = {}
@@ -150,7 +154,7 @@ def tune(
         rows = tuple(_row(names[layer], each) for layer, each in tuned.items())
         warnings = (cache.warning,) if cache.warning else ()
     seconds = time.monotonic() - start
-    return TuneReport(_conditions(exporter, threads), rows, seconds, warnings)
+    return TuneReport(_conditions(exporter, threads, arithmetic), rows, seconds, warnings)
 
 
 def tune_layers(
@@ -163,13 +167,14 @@ def tune_layers(
     progress: Progress = silent,
 ) -> dict[Layer, Tuned]:
     """Every distinct layer measured on the runtime of the format. layers: by name in the network."""
-    runtime, conditions = plugins.runtime(exporter.runtime), _conditions(exporter, threads)
-    start = partial(_start, exporter, runtime, threads)
+    runtime = plugins.runtime(exporter.runtime)
     owners = {layer: name for name, each in layers.items() for layer in each}
     tuned: dict[Layer, Tuned] = {}
     with pinned(threads):
         for layer, name in owners.items():
             progress("tuning layers", len(tuned), len(owners))
+            conditions = _conditions(exporter, threads, layer.arithmetic)
+            start = partial(_start, exporter, runtime, threads, layer.arithmetic)
             try:
                 tuned[layer] = tune_layer(
                     layer, exporter.accepts, cache=cache, conditions=conditions, start=start, count=count
@@ -187,19 +192,19 @@ def listing() -> CacheReport:
         return CacheReport(cache.path, tuple(cache.races()))
 
 
-def _conditions(exporter: Exporter, threads: int) -> Conditions:
+def _conditions(exporter: Exporter, threads: int, arithmetic: Arithmetic) -> Conditions:
     runtime = plugins.runtime(exporter.runtime)
-    return Conditions(runtime.name, runtime.version(), str(machine()["cpu"]), threads)
+    return Conditions(runtime.name, runtime.version(), str(machine()["cpu"]), threads, arithmetic)
 
 
 @contextmanager
 def _start(
-    exporter: Exporter, runtime: Runtime, threads: int, plans: Sequence[Plan]
+    exporter: Exporter, runtime: Runtime, threads: int, arithmetic: Arithmetic, plans: Sequence[Plan]
 ) -> Iterator[list[Callable[[], object]]]:
     """Files of the layer alone, opened and ready to run."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         sessions = []
-        for index, data in enumerate(exporter.layers(plans)):
+        for index, data in enumerate(exporter.layers(plans, arithmetic)):
             path = Path(folder) / f"{index}{exporter.suffix}"
             path.write_bytes(data)
             sessions.append(runtime.open(path, threads=threads))

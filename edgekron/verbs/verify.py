@@ -15,14 +15,14 @@ from edgekron import __version__
 from edgekron.artifact import Array
 from edgekron.attribution import Attribution
 from edgekron.bundle import Bundle, require_folder, write_bundle
-from edgekron.calibration import SAMPLES, Data, read_calibration
+from edgekron.calibration import SAMPLES, Data
 from edgekron.errors import ParityError, UsageError
-from edgekron.parity import ParityReport, compare
-from edgekron.precision import tolerance_for
+from edgekron.parity import ParityReport
 from edgekron.progress import Progress, silent
 from edgekron.verbs.attribute import attribute
+from edgekron.verbs.comparison import Comparison
 from edgekron.verbs.open import open_artifact
-from edgekron.verbs.trials import Shown, all_trials, reference_outputs, session_outputs, worst_run
+from edgekron.verbs.trials import Shown, reference_outputs, session_outputs, worst_run
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,11 @@ def verify(
     opened = open_artifact(path)
     session = opened.session(runtime)
     infos = opened.inputs(session)
-    calibration = None if data is None else read_calibration(data, infos, samples)
-    trials = all_trials(infos, inputs, opened.precision, calibration)
+    comparison = Comparison(inputs, data, samples, atol, rtol, min_sqnr, min_top1)
+    trials = comparison.trials(infos, opened.precision)
     names = opened.manifest.outputs if opened.manifest else None
     expected = reference_outputs(reference, trials)
     given = session_outputs(session, trials, opened.layout)
-    tolerance = tolerance_for(opened.precision, atol, rtol, min_sqnr, min_top1)
 
     def write(shown: Shown, report: dict[str, Any], limits: Sequence[float]) -> None:
         if bundle is not None:
@@ -109,9 +108,7 @@ def verify(
             write_bundle(Path(bundle), made, force=force)
 
     try:
-        parity = compare(
-            expected, given, tolerance=tolerance, names=names, input_names=[trial.name for trial in trials]
-        )
+        parity = comparison.parity(opened, trials, expected, given)
     except ParityError as error:
         if bundle is None:
             raise
@@ -132,7 +129,7 @@ def verify(
             runtime=runtime,
             progress=progress,
         )
-    report = VerifyReport(parity.rows, tolerance, found)
+    report = VerifyReport(parity.rows, parity.tolerance, found)
     write(shown, report.to_json(), [row.limit for row in parity.rows[worst * count :][:count]])
     return replace(report, bundle=None if bundle is None else Path(bundle))
 

@@ -54,13 +54,20 @@ REMEDIES = {
 }
 """What each reason code stands for, and what to do."""
 
-FLOAT = onnx.TensorProto.FLOAT
+NO_HALF = (
+    "onnxruntime has half kernels for {} of the {} operators on this CPU: the others run in float32, without "
+    "the fusions of a float32 file; for such CPUs use --precision fp16"
+)
+FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 Shapes = Mapping[str, Sequence[int]]
 
 
 def report(model: onnx.ModelProto, optimized: onnx.ModelProto, *, blocked: bool) -> DelegationReport:
     """What the graph that onnxruntime made of a model says; blocked: whether this CPU has such kernels."""
     weights = {tensor.name: tuple(tensor.dims) for tensor in optimized.graph.initializer}
+    for node in optimized.graph.node:
+        if node.op_type == "Cast" and node.input[0] in weights:  # a half that several nodes share
+            weights[node.output[0]] = weights[node.input[0]]
     shapes = tensor_shapes(model)
     nodes = [node for node in optimized.graph.node if node.op_type not in ("ReorderInput", "ReorderOutput")]
     undelegated, in_float = [], _in_float(model, optimized)
@@ -75,7 +82,24 @@ def report(model: onnx.ModelProto, optimized: onnx.ModelProto, *, blocked: bool)
         if code:
             undelegated.append(Undelegated(node.op_type, node.output[0], code, REMEDIES[code]))
     reorders = len(optimized.graph.node) - len(nodes)
-    return DelegationReport(DELEGATE, len(nodes), tuple(undelegated), reorders)
+    half, count = len(in_half(optimized)), sum(node.op_type != "Cast" for node in nodes)
+    notes = (NO_HALF.format(half, count),) if in_half(model) and 2 * half < count else ()
+    return DelegationReport(DELEGATE, len(nodes), tuple(undelegated), reorders, notes)
+
+
+def in_half(model: onnx.ModelProto) -> set[str]:
+    """First outputs of the nodes that compute in half precision: those that take a half, but for Casts."""
+    graph = model.graph
+    halves = {tensor.name for tensor in graph.initializer if tensor.data_type == HALF}
+    halves |= {value.name for value in graph.input if value.type.tensor_type.elem_type == HALF}
+    found = set[str]()
+    for node in graph.node:
+        if node.op_type == "Cast":
+            halves.update(node.output if any(a.i == HALF for a in node.attribute if a.name == "to") else ())
+        elif halves & {*node.input}:
+            halves.update(node.output)
+            found.add(node.output[0])
+    return found
 
 
 def _in_float(model: onnx.ModelProto, optimized: onnx.ModelProto) -> set[str]:

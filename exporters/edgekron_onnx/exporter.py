@@ -17,18 +17,23 @@ from edgekron.calibration import Calibration
 from edgekron.choice import Choose, by_cost
 from edgekron.errors import UnsupportedError, UsageError
 from edgekron.exporter import Exported, ExportOptions, Exposed, Operator, needed, numbered
+from edgekron.layer_noise import LayerNoise
 from edgekron.layers import KroneckerLayer
 from edgekron.lower import lower
+from edgekron.marks import float_operators
 from edgekron.network import Inputs
 from edgekron.plan import Layout, Plan
+from edgekron.plan.cost import Arithmetic
+from edgekron.precision import ARITHMETIC
 from edgekron.quantization import prepare
 from edgekron.quiet import quiet
 from edgekron.wording import one_line
 from edgekron_onnx.at_load import is_stored_dense, store_factors
 from edgekron_onnx.exposure import expose
-from edgekron_onnx.half import store_half
+from edgekron_onnx.half import compute_half, store_half
 from edgekron_onnx.nodes import layer_model, random_weights
-from edgekron_onnx.operators import operators
+from edgekron_onnx.operators import converted, operators
+from edgekron_onnx.quanta import quanta
 
 DEFAULT_OPSET = 18
 """With IR 8, what onnxruntime 1.14.0 and newer load (run there, on 1.15.0 and 1.31.1; 1.13.1 refuses it)."""
@@ -71,40 +76,58 @@ class OnnxExporter:
             raise UsageError("--io int8 is for TFLite; ONNX files take and give floats")
         if options.layout == "nhwc":
             raise UsageError("--layout nhwc is for TFLite; ONNX files keep PyTorch's nchw")
-        lowered, plans = lower(model, inputs, layout=self.plan_layout, choose=choose, planned=self.plans)
+        lowered, plans = lower(
+            model,
+            inputs,
+            layout=self.plan_layout,
+            arithmetic=ARITHMETIC[options.precision],
+            choose=choose,
+            planned=self.plans,
+        )
+        noise: tuple[LayerNoise, ...] = ()
         if options.precision == "int8":
-            batch = options.batch(inputs)
-            lowered = prepare(lowered, inputs, needed(calibration), batch, rebalance=options.rebalance)
+            lowered, noise = prepare(lowered, inputs, needed(calibration), options)
         names = numbered("input", len(inputs))
         with torch.no_grad():
             results = lowered(*inputs)
         count = 1 if isinstance(results, torch.Tensor) else len(results)
         outputs = numbered("output", count)
-        proto = _convert(lowered, inputs, names, outputs, opset, options.dynamic_batch)
+
+        def convert(network: nn.Module) -> onnx.ModelProto:
+            return _convert(network, inputs, names, outputs, opset, options.dynamic_batch)
+
+        proto = convert(lowered)
         stored = _at_load(proto, model, plans) if options.at_load else ()
         match options.precision:
             case "fp32":
                 pass
             case "fp16":
                 store_half(proto.graph)
+            case "fp16-compute":
+                proto = compute_half(proto)
             case "int8":
                 from edgekron_onnx.quantization import quantize  # slow to import
 
-                proto = quantize(proto, needed(calibration), options.batch(inputs))
+                samples, batch = needed(calibration), options.batch(inputs)
+                floats = float_operators(
+                    lowered, noise, converted(proto), lambda marked: converted(convert(marked))
+                )
+                proto = quantize(proto, samples, batch, floats)
             case _:
                 assert_never(options.precision)
-        return Exported(_checked(proto, opset), "nchw", names, outputs, plans, at_load=stored)
+        return Exported(_checked(proto, opset), "nchw", names, outputs, plans, at_load=stored, noise=noise)
 
-    def layers(self, plans: Sequence[Plan]) -> list[bytes]:
+    def layers(self, plans: Sequence[Plan], arithmetic: Arithmetic = "fp32") -> list[bytes]:
         """Written from the plans; a layer over two axes stands between two convolutions."""
-        return [
-            _serialized(
-                layer_model(
-                    plan, *random_weights(plan), opset=DEFAULT_OPSET, between=plan.convolution.axes == 2
-                )
-            )
+        models = [
+            layer_model(plan, *random_weights(plan), opset=DEFAULT_OPSET, between=plan.convolution.axes == 2)
             for plan in plans
         ]
+        if arithmetic == "int8":
+            from edgekron_onnx.quantization import quantize_layer  # slow to import
+
+            models = [quantize_layer(model) for model in models]
+        return [_serialized(model) for model in models]
 
     def with_manifest(self, data: bytes, manifest: Manifest) -> bytes:
         """The same file with the manifest in its metadata."""
@@ -124,6 +147,10 @@ class OnnxExporter:
     def expose(self, data: bytes, count: int) -> Iterator[Exposed]:
         """The outputs of the nodes."""
         return expose(_parse(data), count)
+
+    def quanta(self, data: bytes) -> tuple[float | None, ...]:
+        """The scales of the DequantizeLinear that make the outputs."""
+        return quanta(_parse(data))
 
 
 def _at_load(

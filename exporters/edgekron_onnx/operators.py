@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edgekron.exporter import Operator
+from edgekron.marks import Converted
 from edgekron.movement import touched
 
 VIEWS = {"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
@@ -43,6 +44,23 @@ def operators(model: onnx.ModelProto) -> list[Operator]:
             moves = node.op_type in MOVERS
             found.append(Operator(node.op_type, tuple(node.output), moves, _bytes(node, sizes)))
     return found
+
+
+def converted(model: onnx.ModelProto) -> list[Converted]:
+    """The nodes with their constants."""
+    graph = model.graph
+    constants = {
+        t.name: numpy_helper.to_array(t) for t in graph.initializer if t.data_type == TensorProto.FLOAT
+    }
+    return [
+        Converted(
+            frozenset(node.input),
+            frozenset(node.output),
+            tuple(constants[name] for name in node.input if name in constants),
+            operator.moves,
+        )
+        for node, operator in zip(graph.node, operators(model), strict=True)
+    ]
 
 
 def _bytes(node: onnx.NodeProto, sizes: Mapping[str, int]) -> int | None:

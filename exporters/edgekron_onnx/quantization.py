@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +29,16 @@ FUSED = (
     *("Transpose", "Slice", "Split", "Gather", "Resize"),
 )
 """Operators that onnxruntime runs on quantized numbers; the others stay in float, and are reported."""
+FLOAT = "float_"
+"""How the names of nodes begin that are to stay in float."""
 
 
-def quantize(model: onnx.ModelProto, calibration: Calibration, batch: int) -> onnx.ModelProto:
-    """The model in int8, its inputs and outputs in float; batch: samples that it takes at once.
+def quantize(
+    model: onnx.ModelProto, calibration: Calibration, batch: int, floats: Collection[int] = ()
+) -> onnx.ModelProto:
+    """The model in int8, its inputs and outputs in float.
 
+    batch: samples that it takes at once; floats: which of its nodes stay in float.
     Raises UnsupportedError if onnxruntime cannot quantize it.
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else it writes files in the user's cache; before the import
@@ -45,6 +50,8 @@ def quantize(model: onnx.ModelProto, calibration: Calibration, batch: int) -> on
         ) from error
     own = onnx.ModelProto()
     own.CopyFrom(model)
+    for place in floats:
+        own.graph.node[place].name = f"{FLOAT}{place}"
     _pool_means(own)
     _convolve_left_products(own)
     _convolve_norms(own)
@@ -63,11 +70,72 @@ def quantize(model: onnx.ModelProto, calibration: Calibration, batch: int) -> on
                     per_channel=True,
                     activation_type=quantization.QuantType.QUInt8,
                     weight_type=quantization.QuantType.QInt8,
+                    nodes_to_exclude=[f"{FLOAT}{place}" for place in floats],
                     calibrate_method=quantization.CalibrationMethod.MinMax,
                 )
         except Exception as error:  # of numpy, protobuf or onnxruntime
             raise UnsupportedError(f"onnxruntime cannot quantize this network: {one_line(error)}") from error
-        return onnx.load(path)
+        quantized = onnx.load(path)
+    _keep_float(quantized.graph)
+    return quantized
+
+
+def _keep_float(graph: onnx.GraphProto) -> None:
+    """Let layers in float take their input with a scale for each channel, all the same.
+
+    Since its pull request 22969 onnxruntime quantizes, as it opens a file, every Conv, ConvTranspose and Gemm
+    between quantized numbers whose weight is a constant in float, with one scale for the whole weight; but
+    only if its input has one. Other ways to stop it, as a bias that is computed, lose the blocked kernels.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    makers = {node.output[0]: node for node in graph.node}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        maker = makers.get(node.input[0]) if node.input else None
+        is_layer = node.op_type in ("Conv", "ConvTranspose", "Gemm") and node.input[1] in constants
+        if is_layer and maker is not None and maker.op_type == "DequantizeLinear":
+            channels = _inputs(node, constants[node.input[1]].dims)
+            name = f"{node.output[0]}_taken"
+            names = [f"{name}_scale", f"{name}_zero_point"]
+            for own, one in zip(names, maker.input[1:], strict=True):
+                repeated = np.full(channels, numpy_helper.to_array(constants[one]))
+                graph.initializer.append(numpy_helper.from_array(repeated, own))
+            nodes.append(helper.make_node("DequantizeLinear", [maker.input[0], *names], [name], axis=1))
+            node.input[0] = name
+        nodes.append(node)
+    used = {name for node in nodes for name in node.input} | {value.name for value in graph.output}
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes if used & {*node.output}]
+    del graph.node[:]
+    graph.node.extend(kept)
+    _drop_unused(graph)
+
+
+def _inputs(node: onnx.NodeProto, shape: Sequence[int]) -> int:
+    """Channels that a Conv, ConvTranspose or Gemm with a weight of this shape takes."""
+    numbers: dict[str, int] = {attribute.name: attribute.i for attribute in node.attribute}
+    if node.op_type == "Conv":
+        return shape[1] * numbers.get("group", 1)
+    return shape[1] if numbers.get("transB", 0) else shape[0]
+
+
+def quantize_layer(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model of one layer in int8, with ranges of a random image; it takes and gives what is quantized."""
+    [before] = model.graph.input
+    shape = [extent.dim_value for extent in before.type.tensor_type.shape.dim]
+    image = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    own = quantize(model, Calibration("a random image", (image,)), 1)
+    graph = own.graph
+    for node in list(graph.node):
+        first, last = node.input[0] == graph.input[0].name, node.output[0] == graph.output[0].name
+        if first and node.op_type == "QuantizeLinear":
+            value, name = graph.input[0], node.output[0]
+        elif last and node.op_type == "DequantizeLinear":
+            value, name = graph.output[0], node.input[0]
+        else:
+            continue
+        value.name, value.type.tensor_type.elem_type = name, onnx.TensorProto.UINT8
+        graph.node.remove(node)
+    return own
 
 
 class _Reader:
@@ -103,7 +171,12 @@ def _convolve_left_products(model: onnx.ModelProto) -> None:
     matrices = {t.name: numpy_helper.to_array(t) for t in graph.initializer if len(t.dims) == 2}
     kernels = {}
     for node in graph.node:
-        if node.op_type != "MatMul" or node.input[0] not in matrices or ranks.get(node.input[1]) != 3:
+        if (
+            node.op_type != "MatMul"
+            or node.name.startswith(FLOAT)
+            or node.input[0] not in matrices
+            or ranks.get(node.input[1]) != 3
+        ):
             continue
         matrix, x = node.input
         kernels[matrix] = f"{matrix}_kernel"

@@ -21,11 +21,15 @@ from edgekron.choice import Choose, by_cost
 from edgekron.errors import UnsupportedError, UsageError
 from edgekron.exporter import Exported, ExportOptions, Exposed, Operator, needed, numbered
 from edgekron.factors import Factors
+from edgekron.layer_noise import LayerNoise
 from edgekron.lower import lower
 from edgekron.lowered import LoweredLayer
+from edgekron.marks import float_operators
 from edgekron.network import Inputs
 from edgekron.plan import Layout, Plan
+from edgekron.plan.cost import Arithmetic
 from edgekron.plan.steps import AddBias, Convolve
+from edgekron.precision import ARITHMETIC
 from edgekron.quantization import prepare
 from edgekron.quiet import quiet
 from edgekron.wording import one_line
@@ -34,8 +38,9 @@ from edgekron_tflite.batch import FEWER, MORE, free_batch
 from edgekron_tflite.delegation import MOST_CONCATENATED
 from edgekron_tflite.exposure import expose
 from edgekron_tflite.flatbuffer import get_metadata, pack, parse, rename, set_metadata
-from edgekron_tflite.half import store_half
-from edgekron_tflite.operators import operators
+from edgekron_tflite.half import allow_half, store_half
+from edgekron_tflite.operators import converted, operators
+from edgekron_tflite.quanta import quanta
 from edgekron_tflite.rewrite import rewrite
 from edgekron_tflite.split import split
 
@@ -83,11 +88,17 @@ class TfliteExporter:
             raise UsageError("--opset is for ONNX; TFLite operators have versions of their own")
         layout: Layout = options.layout or "nhwc"
         lowered, plans = lower(
-            model, inputs, layout=self.plan_layout, choose=choose, accept=self.accepts, planned=self.plans
+            model,
+            inputs,
+            layout=self.plan_layout,
+            arithmetic=ARITHMETIC[options.precision],
+            choose=choose,
+            accept=self.accepts,
+            planned=self.plans,
         )
+        noise: tuple[LayerNoise, ...] = ()
         if options.precision == "int8":
-            batch = options.batch(inputs)
-            lowered = prepare(lowered, inputs, needed(calibration), batch, rebalance=options.rebalance)
+            lowered, noise = prepare(lowered, inputs, needed(calibration), options)
         images = [k for k, x in enumerate(inputs) if x.dim() == 4]
         with torch.no_grad():
             results = lowered(*inputs)
@@ -95,11 +106,15 @@ class TfliteExporter:
         image_results = [k for k, y in enumerate(results) if y.dim() == 4]
         names, outputs = numbered("input", len(inputs)), numbered("output", len(results))
         last = (images, image_results) if layout == "nhwc" else ([], [])
-        if options.dynamic_batch:
-            tree, asked = _convert(lowered, _repeated(inputs, FEWER), *last)
-            free_batch(tree, _convert(lowered, _repeated(inputs, MORE), *last)[0])
-        else:
-            tree, asked = _convert(lowered, inputs, *last)
+
+        def convert(network: nn.Module) -> tuple[Any, int]:
+            if not options.dynamic_batch:
+                return _convert(network, inputs, *last)
+            tree, asked = _convert(network, _repeated(inputs, FEWER), *last)
+            free_batch(tree, _convert(network, _repeated(inputs, MORE), *last)[0])
+            return tree, asked
+
+        tree, asked = convert(lowered)
         rename(tree, names, outputs)
         transposes = asked + sum(x.dim() == 5 for x in (*inputs, *results))  # clips keep PyTorch's layout
         transposes += sum(m.plan.permutes for m in lowered.modules() if isinstance(m, LoweredLayer))
@@ -111,20 +126,26 @@ class TfliteExporter:
                 pass
             case "fp16":
                 tree = store_half(pack(tree))
+            case "fp16-compute":
+                tree = store_half(pack(tree))
+                allow_half(tree)
             case "int8":
                 from edgekron_tflite.quantization import quantize  # slow to import
 
+                data, batch = needed(calibration), options.batch(inputs)
+                floats = float_operators(
+                    lowered, noise, converted(tree), lambda marked: converted(convert(marked)[0])
+                )
                 samples = [
-                    dict(zip(names, to_layout(run, layout), strict=True))
-                    for run in needed(calibration).batches(options.batch(inputs))
+                    dict(zip(names, to_layout(run, layout), strict=True)) for run in data.batches(batch)
                 ]
-                tree = quantize(pack(tree), samples, options.io)
+                tree = quantize(tree, samples, options.io, floats)
                 warnings = (*warnings, _UNDELEGATED_INT8)
             case _:
                 assert_never(options.precision)
-        return Exported(pack(tree), layout, names, outputs, plans, warnings)
+        return Exported(pack(tree), layout, names, outputs, plans, warnings, noise=noise)
 
-    def layers(self, plans: Sequence[Plan]) -> list[bytes]:
+    def layers(self, plans: Sequence[Plan], arithmetic: Arithmetic = "fp32") -> list[bytes]:
         """Converted side by side, then taken apart.
 
         Images stay channels-last between all operators, so that a layer needs no neighbours.
@@ -132,7 +153,12 @@ class TfliteExporter:
         branches = _Branches(plans).eval()
         inputs = branches.inputs()
         images = [k for k, x in enumerate(inputs) if x.dim() == 4]
-        return [pack(part) for part in split(_convert(branches, inputs, images, images)[0])]
+        tree = _convert(branches, inputs, images, images)[0]
+        if arithmetic == "int8":
+            from edgekron_tflite.quantization import quantize_random  # slow to import
+
+            tree = quantize_random(pack(tree))
+        return [pack(part) for part in split(tree)]
 
     def with_manifest(self, data: bytes, manifest: Manifest) -> bytes:
         """The same file with the manifest in its metadata."""
@@ -152,6 +178,10 @@ class TfliteExporter:
     def expose(self, data: bytes, count: int) -> Iterator[Exposed]:
         """The outputs of the operators of the main graph."""
         return expose(parse(data), count)
+
+    def quanta(self, data: bytes) -> tuple[float | None, ...]:
+        """The scales of the outputs, or of what a DEQUANTIZE makes them of."""
+        return quanta(parse(data))
 
 
 class _Branches(nn.Module):

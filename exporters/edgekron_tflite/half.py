@@ -1,4 +1,4 @@
-"""Half: weights of a .tflite file in half precision, computed in float32.
+"""Half: weights of a .tflite file in half precision, computed in float32 or, where it is allowed, in half.
 
 Each becomes a float16 constant and a DEQUANTIZE to float32, which XNNPACK computes once, when it takes the
 graph (tests/edgekron_tflite/test_half.py).
@@ -14,7 +14,7 @@ from ai_edge_quantizer import quantizer
 
 from edgekron.errors import UnsupportedError
 from edgekron.quiet import quiet
-from edgekron_tflite.flatbuffer import parse
+from edgekron_tflite.flatbuffer import parse, set_metadata
 from edgekron_tflite.operators import constant_operators
 
 _RECIPE = [
@@ -55,6 +55,15 @@ def store_half(data: bytes) -> Any:
                 raise UnsupportedError("a weight is too large for fp16, which ends at 65504: export in fp32")
     shorten_constants(model)
     return model
+
+
+def allow_half(model: Any) -> None:
+    """Let delegates compute in half, sums too: XNNPACK does on ARM from v8.2 on, other runtimes read past it.
+
+    Key and value are those of TFLite's tools/optimize/reduced_precision_support.h; of its values, XNNPACK
+    heeds the one only that allows sums in half, although "fp16accfp32" is legal.
+    """
+    set_metadata(model, "reduced_precision_support", "fp16accfp16")
 
 
 def shorten_constants(model: Any) -> None:

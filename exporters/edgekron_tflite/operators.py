@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from edgekron.exporter import Operator
+from edgekron.marks import Converted
 from edgekron.movement import touched
 from edgekron_tflite.flatbuffer import code_names, damage
 
@@ -50,6 +52,24 @@ def operators(model: Any) -> list[Operator]:
                 else:
                     found.append(Operator(name, outputs, name in MOVERS, _bytes(name, op, graph, model)))
         return found
+
+
+def converted(model: Any) -> list[Converted]:
+    """The operators of the main graph with their constants."""
+    graph, found = model.subgraphs[0], []
+    known_operators = operators(model)[: len(graph.operators)]  # those of the main graph come first
+    for operator, known in zip(graph.operators, known_operators, strict=True):
+        tensors = [graph.tensors[index] for index in operator.inputs if index >= 0]
+        constants = (model.buffers[tensor.buffer].data for tensor in tensors if tensor.type == _TYPES.FLOAT32)
+        found.append(
+            Converted(
+                frozenset(tensor.name.decode() for tensor in tensors),
+                frozenset(known.outputs),
+                tuple(np.frombuffer(bytes(data), np.float32) for data in constants if data is not None),
+                known.moves,
+            )
+        )
+    return found
 
 
 def constant_operators(graph: Any, model: Any) -> list[Any]:

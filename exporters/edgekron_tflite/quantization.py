@@ -7,19 +7,21 @@ ai-edge-quantizer's default cuts the largest logits off (14 dB for the bundled n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_quantizer import calibrator, quantizer, recipe, recipe_manager
-from ai_edge_quantizer.utils import qsv_utils
+from ai_edge_quantizer.utils import qsv_utils, tfl_flatbuffer_utils
 
 from edgekron.artifact import Array
 from edgekron.errors import UnsupportedError
 from edgekron.precision import Ends
 from edgekron.quiet import quiet
 from edgekron.wording import one_line
-from edgekron_tflite.flatbuffer import parse
+from edgekron_tflite.flatbuffer import pack, parse
 from edgekron_tflite.half import shorten_constants
 
 _FLOAT_ENDS = [
@@ -28,13 +30,17 @@ _FLOAT_ENDS = [
 ]
 
 
-def quantize(data: bytes, samples: Sequence[Mapping[str, Array]], ends: Ends) -> Any:
-    """The file in int8 as the schema's object tree.
+def quantize(
+    model: Any, samples: Sequence[Mapping[str, Array]], ends: Ends, floats: Collection[int] = ()
+) -> Any:
+    """A network in int8; both are object trees of the schema.
 
-    samples: inputs of the file by name; ends: the numbers it takes and gives. Raises UnsupportedError if
-    ai-edge-quantizer cannot quantize it.
+    samples: inputs of the file by name; ends: the numbers it takes and gives; floats: which operators of its
+    main graph stay in float. Raises UnsupportedError if ai-edge-quantizer cannot quantize it.
     """
+    data = pack(model)
     rules = recipe.static_wi8_ai8() + (_FLOAT_ENDS if ends == "float" else [])
+    rules += [_stays_float(model, place) for place in floats]
     try:
         with quiet():
             [signature] = Interpreter(model_content=data).get_signature_list()
@@ -50,3 +56,27 @@ def quantize(data: bytes, samples: Sequence[Mapping[str, Array]], ends: Ends) ->
         ) from error
     shorten_constants(model)
     return model
+
+
+def quantize_random(data: bytes) -> Any:
+    """The file in int8 at its ends, too, with ranges of random inputs."""
+    generator = np.random.default_rng(0)
+    [runner] = (interpreter := Interpreter(model_content=data)).get_signature_list()
+    details = interpreter.get_signature_runner(runner).get_input_details()
+    sample = {
+        name: generator.standard_normal(detail["shape"]).astype(np.float32)
+        for name, detail in details.items()
+    }
+    return quantize(data, [sample], "int8")
+
+
+def _stays_float(model: Any, place: int) -> dict[str, str]:
+    """The rule for one operator, which ai-edge-quantizer knows by what it gives."""
+    graph = model.subgraphs[0]
+    operator = graph.operators[place]
+    scope = tfl_flatbuffer_utils.get_op_scope(operator, graph.tensors)
+    code = model.operatorCodes[operator.opcodeIndex]
+    name = tfl_flatbuffer_utils.TFL_OP_CODE_TO_NAME.get(
+        max(code.builtinCode, code.deprecatedBuiltinCode), "*"
+    )
+    return {"regex": f"^{re.escape(scope)}$", "operation": name, "algorithm_key": "no_quantize"}

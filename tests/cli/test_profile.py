@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -35,6 +36,26 @@ def test_profile_on_this_machine(folder: Path, run: Run) -> None:
     result = run(*common, "--reference", "other.pt", *BUILT)
     assert (result.code, result.errors) == (4, [])
     assert "parity FAILED: 3 of 3 compared" in result.out
+
+
+def test_data_to_compare_on(folder: Path, run: Run) -> None:
+    np.savez(folder / "data.npz", np.random.default_rng(0).random((8, 3, 8, 8), np.float32))
+    data = ("--data", "data.npz", "--calibration-samples", 5, "--min-sqnr", 10)
+    assert run("export", "state.pt", "-o", "m.onnx", "--precision", "int8", *BUILT, *data).code == 0
+    (folder / "devices.toml").write_text('[here]\ndevice = "host"\n')
+    common = ("profile", "m.onnx", "--device", "all", "--seconds", 0, "--json")
+    result = run(*common, "--reference", "state.pt", *BUILT, *data)
+    told = json.loads(result.out)["devices"]
+    assert (result.code, list(told)) == (0, ["host", "here"])
+    for report in told.values():
+        [row] = report["files"][0]["parity"]["rows"]
+        assert row["input"] == "5 samples of data.npz" and row["quanta"] > 0
+    assert run(*common, "--reference", "state.pt", *BUILT, *data[:-1], 90).code == 4
+
+    told = json.loads(run(*common, *data).out)["devices"]["here"]["files"][0]["parity"]["rows"]
+    assert [row["quanta"] for row in told] == [0] * 4
+    result = run(*common, "--data", folder)
+    assert result.code == 2 and "give --reference MODEL, or an .npz file" in result.err
 
 
 def test_an_option_of_another_device(folder: Path, run: Run) -> None:

@@ -30,21 +30,24 @@ def test_tune_list_export_clear(compressed: str, folder: Path, run: Run) -> None
     assert (result.code, result.errors) == (0, [])
     assert "tuning layers 0/1" in result.err
     assert "plans raced in" in result.out
-    assert "next: edgekron export small.pt --format onnx --plan tuned --threads 1" in result.out
+    assert result.out.endswith("next: edgekron export small.pt --format onnx --plan tuned --threads 1\n")
+    result = run("tune", compressed, "-f", "onnx", "--precision", "int8")
+    assert "threads 1, int8," in result.out
+    assert result.out.endswith("--plan tuned --threads 1 --precision int8 --data DATA\n")
     result = run("tune", compressed, "-f", "onnx", "--json")
     [report] = json.loads(result.out)
     assert report["raced"] == 0
     [layer] = report["layers"]
     assert layer["names"] == ["layer2.0.conv2"] and layer["cached"] is True and layer["compressed"] > 0
     races = json.loads(run("tune", "--list", "--json").out)["races"]
-    assert [race["conditions"]["runtime"] for race in races] == ["onnxruntime"]
+    assert [race["conditions"]["precision"] for race in races] == ["fp32", "int8"]
     result = run("export", compressed, "-f", "onnx", "--plan", "tuned", "--guard", "off", "--json")
     assert result.code == 0
     [report] = json.loads(result.out)
     options = report["manifest"]["options"]
     assert (options["plan"], options["guard"], options["threads"]) == ("tuned", "off", 1)
     assert report["warnings"] == []
-    assert run("tune", "--clear", "--json").out == '{\n "cleared": 1\n}\n'
+    assert run("tune", "--clear", "--json").out == '{\n "cleared": 2\n}\n'
     assert run("tune", "--clear").out == "forgot the times of 0 layers\n"
 
 

@@ -267,12 +267,25 @@ def test_options_of_export(folder: Path, run: Run) -> None:
         "precision": "fp32",
         "io": "float",
         "rebalance": False,
+        "int8_min_sqnr": None,
     }
     assert report["manifest"]["inputs"] == [{"name": "input", "shape": [2, 3, 8, 8], "dtype": "float32"}]
     result = run("export", *common, "-f", "onnx", "-f", "tflite", "--layout", "nchw", "--opset", 19, "--json")
     onnx, tflite = (report["manifest"] for report in strict(result.out))
     assert (onnx["options"]["opset"], onnx["layout"]) == (19, "nchw")
     assert (tflite["options"]["opset"], tflite["layout"]) == (None, "nchw")
+
+
+def test_to_compute_in_half_precision(folder: Path, run: Run) -> None:
+    options = ("--factory", "networks_of_a_user:build", "--input-shape", "1,3,8,8")
+    both = ("-f", "onnx", "-f", "tflite")
+    result = run("export", "state.pt", *options, *both, "--precision", "fp16-compute", "--rtol", 2e-3)
+    assert result.code == 0 and result.out.count(", fp16-compute, 0 compressed layers") == 2
+    for name in ("state.onnx", "state.tflite"):
+        told = "\nprecision fp16-compute, computed in fp16 where the runtime has kernels for it\n"
+        assert told in run("inspect", name).out
+        assert run("verify", name, "--reference", "state.pt", *options, "--rtol", 2e-3).code == 0
+    assert "(atol=0, rtol=0.01)" in run("verify", name, "--reference", "state.pt", *options).out
 
 
 def test_half_precision(folder: Path, run: Run) -> None:
@@ -324,7 +337,6 @@ def test_int8(folder: Path, run: Run) -> None:
     result = run(*export, "a.onnx")
     assert result.code == 2 and "int8 needs inputs like those the network will see" in result.err
     np.savez(folder / "data.npz", np.random.default_rng(0).random((8, 3, 8, 8), np.float32))
-    assert run(*export, "a.onnx", "--data", "data.npz", "--plan", "tuned").code == 2
     assert run(*export, "a.onnx", "--data", "data.npz", "--io", "int8").code == 2
     result = run(*export, "a.onnx", "--data", "data.npz", "--min-sqnr", 90)
     assert result.code == 4 and "SQNR >= 90 dB" in result.err and (folder / "a.onnx.failed").exists()
@@ -339,6 +351,24 @@ def test_int8(folder: Path, run: Run) -> None:
     assert result.code == 2 and "compared on inputs like those it is for, not on random ones" in result.err
     assert "\nprecision int8\n" in run("inspect", "a.onnx").out
     assert run("profile", "a.onnx", "--seconds", 0).code == 0
+
+
+def test_layers_in_float(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgekron.verbs.export.SPEED_SECONDS", 0.0)
+    np.savez(folder / "data.npz", np.random.default_rng(0).random((8, 3, 8, 8), np.float32))
+    common = ("--factory", "networks_of_a_user:build", "--input-shape", "1,3,8,8", "--data", "data.npz")
+    export = ("export", "state.pt", *common, "-o", "a.onnx", "--min-sqnr", 15)
+    assert run(*export, "--int8-min-sqnr", 99).code == 2
+    result = run(*export, "--precision", "int8", "--int8-min-sqnr", 99, "--json")
+    [report] = strict(result.out)
+    rows = report["noises"]["layers"]
+    assert rows and all(row["computed_in"] == "float" and row["own_sqnr"] < 99 for row in rows)
+    assert report["manifest"]["float_layers"] == [row["layer"] for row in rows]
+    assert report["noises"]["speed"]["low"] <= report["noises"]["speed"]["ratio"]
+    assert (
+        f"\nprecision int8, in float {', '.join(row['layer'] for row in rows)}\n"
+        in run("inspect", "a.onnx").out
+    )
 
 
 def test_full_delegation_can_be_required(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

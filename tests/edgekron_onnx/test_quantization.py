@@ -22,6 +22,7 @@ from edgekron.cifar10 import load as load_images
 from edgekron.cifar10 import normalise
 from edgekron.errors import UsageError
 from edgekron.exporter import Exported, ExportOptions
+from edgekron.layer_noise import LayerNoise
 from edgekron.parity import compare
 from edgekron.rounding import round_weights
 from edgekron_onnx.exporter import OnnxExporter
@@ -119,6 +120,27 @@ def test_an_operator_that_stays_in_float_is_reported(tmp_path: Path) -> None:
     assert not {"QLinearConv", "QuantizeLinear"} & {operator for operator, _ in left}
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d, nn.Linear])
+def test_a_layer_in_float_is_left_alone_by_onnxruntime(
+    kind: type[nn.Module], bias: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between int8 operators: it would quantize the weight, with one scale, when it opens the file."""
+    noise = (LayerNoise("2", 10.0, True),)
+    monkeypatch.setattr("edgekron.quantization.layer_noise", lambda *_: noise)
+    torch.manual_seed(0)
+    samples, convolve = SAMPLES, partial(nn.Conv2d, kernel_size=1)
+    if kind is nn.Linear:
+        samples, convolve = SAMPLES.mean((2, 3)), nn.Linear  # type: ignore[assignment]
+    layer = kind(8, 6, bias=bias, **({} if kind is nn.Linear else {"kernel_size": 3}))
+    model = nn.Sequential(convolve(3, 8), nn.ReLU(), layer, nn.ReLU(), convolve(6, 4)).eval()
+    data = export(model, samples).data
+    nodes = optimised(data, tmp_path)
+    assert nodes["QGemm"] + nodes["QLinearConv"] == 2
+    assert sum(nodes[name] for name in ("Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm")) == 1
+    assert sqnr(model, data, samples) > 35
+
+
 class Padded(nn.Module):
     """Channels are padded between two convolutions."""
 
@@ -133,6 +155,24 @@ class Padded(nn.Module):
 
 def test_moving_data_in_float_between_int8_is_reported(tmp_path: Path) -> None:
     assert delegation(export(Padded().eval(), SAMPLES).data, tmp_path) == [("Pad", "float-operator")]
+
+
+@pytest.mark.parametrize("structure", [FOLDED, POINTWISE_FIRST])
+def test_what_is_raced_is_what_is_exported(structure: str) -> None:
+    layer = convolution(structure)
+    size = int(layer.in_channels)
+    exported = export(layer, np.random.default_rng(0).standard_normal((4, size, 8, 8)).astype(np.float32))
+    [[plan]] = exported.plans.values()
+    [data] = EXPORTER.layers([plan], "int8")
+    raced, whole = (onnx.load_model_from_string(each).graph for each in (data, exported.data))
+    quantized = onnx.TensorProto.UINT8
+    assert [end.type.tensor_type.elem_type for end in (raced.input[0], raced.output[0])] == [quantized] * 2
+    inner = [
+        node.op_type for node in whole.node if node.op_type not in ("QuantizeLinear", "DequantizeLinear")
+    ]
+    own = [node.op_type for node in raced.node if node.op_type not in ("QuantizeLinear", "DequantizeLinear")]
+    assert own == ["Conv", *inner, "Conv"]
+    onnx.checker.check_model(onnx.load_model_from_string(data), full_check=True)
 
 
 def test_the_same_data_give_the_same_file() -> None:

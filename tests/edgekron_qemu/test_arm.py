@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from edgekron import bundled
 from edgekron.checkpoint import read_checkpoint
 from edgekron.environments import FORMATS
 from edgekron.instructions import Instructions
+from edgekron.precision import Precision
 from edgekron.table import table
 from edgekron.verbs.open import open_artifact
 from edgekron.verbs.profile import profile
@@ -74,7 +75,7 @@ def test_dense_and_compressed(
     assert compressed and dense
     with capsys.disabled():
         print(f"\n{runtime} on an emulated {core}, instructions of one inference")
-        print(_side_by_side(dense, compressed))
+        print(_side_by_side(dense, compressed, "dense", "kronecker"))
     assert dense.total >= 4 * compressed.total
     for path, found in zip(paths, (compressed, dense), strict=True):
         manifest = open_artifact(path).manifest
@@ -83,13 +84,14 @@ def test_dense_and_compressed(
         assert manifest.macs[1] <= macs <= 1.15 * manifest.macs[1]
 
 
-def _side_by_side(dense: Instructions, compressed: Instructions) -> str:
+def _side_by_side(first: Instructions, second: Instructions, *names: str) -> str:
     def cells(name: str, a: int, b: int) -> list[str]:
         return [name, f"{a:,}", f"{b:,}", f"{a / b:.2f}x" if b else "-"]
 
-    rows = [cells("all", dense.total, compressed.total)]
-    rows += [cells(name, count, compressed.classes.get(name, 0)) for name, count in dense.classes.items()]
-    return table(["class", "dense", "kronecker", "fewer"], rows)
+    classes = dict.fromkeys((*first.classes, *second.classes))
+    rows = [cells("all", first.total, second.total)]
+    rows += [cells(name, first.classes.get(name, 0), second.classes.get(name, 0)) for name in classes]
+    return table(["class", *names, "fewer"], rows)
 
 
 @pytest.mark.parametrize("core", CORES)
@@ -120,10 +122,41 @@ def test_int8_is_equal_bit_by_bit(tmp_path: Path) -> None:
     for core, multiply in MULTIPLIES.items():
         for format in ("onnx", "tflite"):
             [file] = profile(tmp_path / f"m.{format}", device=f"qemu:{core}").files
-            assert file.parity and {row.max_abs_error for row in file.parity.rows} == {0}
+            assert file.parity and {row.quanta for row in file.parity.rows} == {0}
         assert file.instructions
         counts = {name: file.instructions.classes.get(name, 0) for name in MULTIPLIES.values()}
         assert max(counts, key=counts.__getitem__) == multiply, counts
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "litert"])
+def test_half_kernels_run_on_cores_that_have_them(
+    runtime: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half as many instructions multiply, as each takes 8 lanes; the cortex-a53 has no such arithmetic."""
+    checkpoint, [format] = read_checkpoint(RESNET18), FORMATS[runtime]
+    precisions: tuple[Precision, ...] = ("fp16", "fp16-compute")
+    paths = [
+        edgekron.export(
+            checkpoint.model,
+            tmp_path / f"{precision}.{format}",
+            example_inputs=checkpoint.example_inputs(),
+            precision=precision,
+        ).path
+        for precision in precisions
+    ]
+    common: dict[str, Any] = {"runtime": runtime, "reference": checkpoint.model}
+    report = profile(paths, device="qemu:cortex-a76", **common)
+    older = profile(paths[1], device="qemu:cortex-a53", **common)
+    assert report.passed and older.passed, report
+    stored, computed, none = (each.instructions for each in (*report.files, *older.files))
+    assert stored and computed and none
+    with capsys.disabled():
+        print(f"\n{runtime} on an emulated cortex-a76, instructions of one inference")
+        print(_side_by_side(stored, computed, "fp16", "fp16-compute"))
+        print(report.files[1].parity)
+    assert computed.classes["fmla16"] == pytest.approx(stored.classes["fmla"] / 2, rel=0.1)
+    assert not {"fmla16"} & {*stored.classes, *none.classes} and "fmla" not in computed.classes
+    assert computed.total <= 0.6 * stored.total
 
 
 def test_counts_repeat(artifacts: Path) -> None:

@@ -1,4 +1,4 @@
-"""Half precision in TFLite: half the size, all of it delegated, close outputs."""
+"""Half precision in TFLite: half the size, all of it delegated, close outputs; leave to compute in half."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from edgekron import bundled, load
 from edgekron.errors import UnsupportedError
 from edgekron.exporter import Exported, ExportOptions
 from edgekron.movement import Movement
+from edgekron.precision import Precision
 from edgekron_tflite.exporter import TfliteExporter
-from edgekron_tflite.flatbuffer import parse
+from edgekron_tflite.flatbuffer import pack, parse, set_metadata
 from edgekron_tflite.runtime import LiteRuntime
 from tests.samples import relative_error
 
@@ -30,15 +31,20 @@ def files() -> dict[str, Exported]:
     return {
         "fp32": EXPORTER.export(model, (IMAGE,), ExportOptions()),
         "fp16": EXPORTER.export(model, (IMAGE,), ExportOptions(precision="fp16")),
+        "fp16-compute": EXPORTER.export(model, (IMAGE,), ExportOptions(precision="fp16-compute")),
     }
 
 
-def test_half_the_size_all_delegated_and_close(files: dict[str, Exported], tmp_path: Path) -> None:
-    assert len(files["fp16"].data) == pytest.approx(len(files["fp32"].data) / 2, rel=0.03)
+@pytest.mark.parametrize("precision", ["fp16", "fp16-compute"])
+def test_half_the_size_all_delegated_and_close(
+    precision: Precision, files: dict[str, Exported], tmp_path: Path
+) -> None:
+    data = files[precision].data
+    assert len(data) == pytest.approx(len(files["fp32"].data) / 2, rel=0.03)
     path = tmp_path / "m.tflite"
-    path.write_bytes(files["fp16"].data)
+    path.write_bytes(data)
     report = LiteRuntime().delegation(path)
-    assert report.complete and report.operators == len(EXPORTER.operators(files["fp16"].data))
+    assert report.complete and report.operators == len(EXPORTER.operators(data))
     with torch.no_grad():
         expected = load(bundled.RESNET18_KRONECKER)(IMAGE).numpy()
     [found] = LiteRuntime().open(path).run([IMAGE.permute(0, 2, 3, 1).contiguous().numpy()])
@@ -75,3 +81,13 @@ def test_a_weight_beyond_half_precision_is_refused() -> None:
     nn.init.constant_(layer.weight, 7e4)
     with pytest.raises(UnsupportedError, match=r"a weight is too large for fp16, .*: export in fp32"):
         EXPORTER.export(layer, (torch.ones(1, 1, 2, 2),), ExportOptions(precision="fp16"))
+
+
+def test_leave_to_compute_in_half_is_all_that_is_added(files: dict[str, Exported]) -> None:
+    """The bytes that TFLite's own reader compares, which heeds no padding."""
+    model = parse(files["fp16-compute"].data)
+    told = {entry.name: bytes(model.buffers[entry.buffer].data) for entry in model.metadata}
+    assert told[b"reduced_precision_support"] == b"fp16accfp16"
+    stored = parse(files["fp16"].data)
+    set_metadata(stored, "reduced_precision_support", "fp16accfp16")
+    assert pack(stored) == files["fp16-compute"].data

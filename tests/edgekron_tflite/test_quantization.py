@@ -27,7 +27,7 @@ from edgekron.rounding import round_weights
 from edgekron_tflite.exporter import TfliteExporter
 from edgekron_tflite.flatbuffer import parse
 from edgekron_tflite.runtime import LiteRuntime
-from tests.samples import POINTWISE_FIRST, classifier, convolution
+from tests.samples import FOLDED, POINTWISE_FIRST, classifier, convolution
 
 EXPORTER = TfliteExporter()
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
@@ -139,6 +139,21 @@ def test_ranges_of_several_inputs_are_their_own(tmp_path: Path) -> None:
     session = LiteRuntime().open(written(exported, tmp_path))
     for found, sample in zip(session.run([each[:1] for each in samples]), samples, strict=True):
         assert compare([[2 * sample[:1]]], [[found]]).rows[0].sqnr > 35
+
+
+@pytest.mark.parametrize("structure", [FOLDED, POINTWISE_FIRST])
+def test_what_is_raced_is_what_is_exported(structure: str) -> None:
+    layer = convolution(structure)
+    samples = np.random.default_rng(0).standard_normal((4, layer.in_channels, 8, 8)).astype(np.float32)
+    exported = export(layer, samples, "int8")
+    [plans] = exported.plans.values()
+    [raced] = EXPORTER.layers(plans, "int8")
+    names = [[each.name for each in EXPORTER.operators(data)] for data in (raced, exported.data)]
+    assert names[0] == names[1] and "CONV_2D" in names[0]
+    for data in (raced, exported.data):
+        graph = parse(data).subgraphs[0]
+        ends = [graph.tensors[k].type for k in (*graph.inputs, *graph.outputs)]
+        assert ends == [schema.TensorType.INT8] * 2
 
 
 def test_int8_needs_data() -> None:

@@ -124,12 +124,45 @@ def test_another_model_chooses_another_plan() -> None:
     assert best_plan(structure, replace(PLANE, size=(56, 56)), "nchw", model=dear).is_dense
 
 
+INT8 = MODELS["int8"]["x86-64"]
+
+
+def test_int8_sums_neighbouring_inputs() -> None:
+    litert = replace(INT8["nhwc"], element=0.0, parameter=0.0, operator=0.0, gather=0.0)
+    costs = {inner: litert.convolve(convolution(16, inner), 0, 1000) for inner in (1, 7, 8, 9, 16)}
+    assert costs[1] == pytest.approx(costs[7]) == pytest.approx(costs[8])
+    assert costs[9] == pytest.approx(costs[16]) == pytest.approx(2 * costs[8])
+    alone = litert.convolve(convolution(16, 1, 16), 0, 1600)  # a channel each: nothing to sum
+    assert alone == pytest.approx(1600 * 9 * litert.general)
+
+
+def test_int8_images_are_channels_last_whatever_their_channels() -> None:
+    for step in (convolution(30, 18), convolution(64, 3), convolution(24, 1, 24), convolution(64, 16, 8)):
+        assert INT8["nchw"].is_blocked(step) and INT8["nchw"].takes_blocks(step)
+    assert not INT8["nchw"].is_blocked(convolution(16, 16, geometry=replace(PLANE, transposed=True)))
+
+
+def test_int8_gathers_the_positions_of_a_kernel() -> None:
+    gathering = replace(INT8["nchw"], gather=1e3)
+    pointwise = replace(PLANE, kernel=(1, 1), padding=((0, 0), (0, 0)))
+
+    def more(step: Convolve) -> float:
+        model = replace(gathering, gather=0.0)
+        return gathering.convolve(step, 0, 16 * 100) - model.convolve(step, 0, 16 * 100)
+
+    assert more(convolution(16, 8)) == pytest.approx(100 * 9 * 1e3)
+    assert more(convolution(16, 8, 2)) == pytest.approx(100 * 9 * 2 * 1e3)
+    assert more(convolution(16, 8, geometry=pointwise)) == more(convolution(16, 1, 16)) == 0
+    assert more(convolution(1, 1)) == pytest.approx(16 * 100 * 9 * 1e3)  # one channel is not depthwise
+
+
 def test_processors_have_models_for_both_layouts() -> None:
-    for models in MODELS.values():
-        assert set(models) == {"nchw", "nhwc"}
+    for arithmetic in MODELS.values():
+        assert all(set(models) == {"nchw", "nhwc"} for models in arithmetic.values())
     structure = Structure.parse("64x1x3x1[r] * 1x64x1x3[r]; r=25")
     costs = {
-        cpu: best_plan(structure, PLANE, "nhwc", model=models["nhwc"]).cost for cpu, models in MODELS.items()
+        cpu: best_plan(structure, PLANE, "nhwc", model=models["nhwc"]).cost
+        for cpu, models in MODELS["fp32"].items()
     }
     assert costs["arm64"] > 3 * costs["x86-64"]
 

@@ -198,7 +198,7 @@ def test_plans_are_well_formed(layer: tuple[Structure, Convolution], layout: Lay
                     macs += inner * x.size
         assert not any(isinstance(a, View) and isinstance(b, View) for a, b in pairwise(plan.steps))
         assert (plan.moved, plan.macs) == (moved, macs)
-        assert plan.cost >= MODELS["x86-64"][layout].least(plan.macs)
+        assert plan.cost >= MODELS["fp32"]["x86-64"][layout].least(plan.macs)
         assert plan.permutes == sum(isinstance(step, Permute) for step in plan.steps)
         products = [step for step in plan.steps if isinstance(step, Convolve | MatMul)]
         assert sorted(step.weight.factor for step in products) == list(range(len(plan.merges)))
@@ -236,7 +236,7 @@ def test_a_transpose_that_scatters_is_split_in_two() -> None:
         for step in plan.steps:
             if isinstance(step, Permute):
                 assert moves_one_axis(step.order) or step.order[-1] == len(step.order) - 1
-    even = replace(MODELS["x86-64"]["nchw"], scattered=0.01)
+    even = replace(MODELS["fp32"]["x86-64"]["nchw"], scattered=0.01)
     orders = [
         step.order
         for plan in plans(structure, convolution, "nchw", model=even)

@@ -12,12 +12,14 @@ import pytest
 import torch
 from torch import nn
 
+import edgekron
 from edgekron import plugins
 from edgekron.environments import default_root
 from edgekron.errors import ParityError, UnavailableError, UsageError
 from edgekron.host_device import HostDevice
 from edgekron.verbs.profile import profile
 from tests.edgekron_tflite import foreign
+from tests.samples import classifier, image
 from tests.workers import environment, sums
 
 
@@ -101,6 +103,30 @@ def test_parity_that_fails_is_told(tmp_path: Path) -> None:
         profile(write(tmp_path / "m.onnx"), reference=nn.Bilinear(3, 3, 1), seconds=0)
 
 
+@pytest.mark.parametrize("suffix", [".onnx", ".tflite"])
+def test_an_int8_file_is_compared_on_data(suffix: str, tmp_path: Path) -> None:
+    data = np.random.default_rng(0).standard_normal((8, 3, 8, 8)).astype(np.float32)
+    path, options = tmp_path / f"m{suffix}", dict[str, Any](data=data, min_sqnr=10.0, min_top1=0.0)
+    edgekron.export(classifier(), path, example_inputs=image(), precision="int8", **options)
+    report = profile(path, reference=classifier(), seconds=0, samples=6, **options)
+    [file] = report.files
+    assert report.passed and file.parity
+    [row] = file.parity.rows
+    assert (row.input, row.shape) == ("6 samples of the calibration data", (6, 4))
+    [same] = edgekron.verify(path, classifier(), samples=6, **options).rows
+    assert row == same and row.quanta
+    assert not profile(path, reference=classifier(), seconds=0, data=data, min_sqnr=90).passed
+    with pytest.raises(UsageError, match=r"not on random ones: give --data PATH, or --inputs X\.npz"):
+        profile(path, reference=classifier(), seconds=0)
+
+    told: list[tuple[str, float]] = []
+    [file] = profile(path, seconds=0, data=data, progress=lambda *each: told.append(each)).files
+    runs = 3 + 8
+    assert [done for doing, done in told if doing == "comparing"] == [k / runs for k in range(runs + 1)]
+    assert file.parity and [row.quanta for row in file.parity.rows] == [0] * 4
+    assert file.parity.rows[-1].input == "8 samples of the calibration data"
+
+
 def test_a_runtime_in_an_environment_of_its_own(tmp_path: Path) -> None:
     version = plugins.runtime("onnxruntime").version()
     environment(default_root() / f"onnxruntime-{version}")
@@ -117,6 +143,7 @@ def test_a_runtime_in_an_environment_of_its_own(tmp_path: Path) -> None:
         ),
         ({"runtime": "litert"}, "m.onnx: 'litert' is no runtime of this file: give onnxruntime"),
         ({"runtime": "tvm"}, "m.onnx: 'tvm' is no runtime of this file: give onnxruntime"),
+        ({"rtol": -1.0, "device": "phone"}, "rtol=-1.0 is no tolerance: give a finite number >= 0"),
         ({"threads": 1000}, "threads=1000, but this process may use"),
         ({"baseline": "no.onnx"}, "no such file: no.onnx"),
         ({"device": "phone"}, "unknown device 'phone': known are adb, host"),

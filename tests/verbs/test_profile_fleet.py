@@ -21,7 +21,7 @@ from edgekron.instructions import Instructions
 from edgekron.profiled import ProfileReport
 from edgekron.verbs.profile import profile
 from edgekron.verbs.profile_fleet import FleetReport, profile_fleet, rank_correlation
-from tests.workers import sums
+from tests.workers import rounded, sums
 
 EMULATED = Conditions("cortex-a53 emulated", "aarch64", "Linux", (), ())
 
@@ -56,7 +56,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class Emulator:
-    """A device of which only instructions are known."""
+    """A device of which only instructions are known; the one called coarse adds 1 to all outputs."""
 
     address: str = ""
     cores = None
@@ -74,7 +74,11 @@ class Emulator:
 
     def open(self, path: Path, runtime: str) -> Counted:
         """Run here."""
-        return Counted(path)
+        session = Counted(path)
+        if self.address == "coarse":
+            run = session.run
+            session.run = lambda inputs: [y + 1 for y in run(inputs)]
+        return session
 
 
 @pytest.fixture
@@ -139,6 +143,22 @@ def test_devices_side_by_side(files: list[Path]) -> None:
     told = json.loads(json.dumps(report.to_json()))
     assert list(told) == ["schema", "edgekron", "devices", "failures", "rank_correlations"]
     assert told["devices"]["a53"]["files"][1]["instructions"]["total"] == 6000
+
+
+def test_what_differs_is_told_in_quanta(files: list[Path]) -> None:
+    path = rounded(files[0].with_name("rounded.onnx"), quantum=0.5)
+    members = [Member("same", "emulator"), Member("coarse", "emulator:coarse")]
+    fleet = profile_fleet(members, lambda each: profile(path, device=each.device, seconds=0))
+    assert {name: report.quanta for name, report in fleet.reports.items()} == {
+        **{"host": 0, "same": 0},
+        "coarse": 2,
+    }
+    assert "; at most 2 quanta apart, compared with the same file on " in str(fleet.reports["coarse"])
+    ends = [" ".join(line.split()[-3:]) for line in str(fleet).splitlines()[1:4]]
+    assert ends == ["passed, 0 quanta", "passed, 0 quanta", "FAILED, 2 quanta"]
+    [row, *_] = fleet.reports["coarse"].to_json()["files"][0]["parity"]["rows"]
+    assert row["quanta"] == 2
+    assert profile(files[0], device="emulator").quanta is None
 
 
 def test_rank_correlation_by_the_textbook() -> None:

@@ -8,7 +8,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -123,8 +125,8 @@ def test_the_raced_nodes_are_in_the_exported_file(tmp_path: Path, monkeypatch: p
 
     build = OnnxExporter.layers
 
-    def seen(self: OnnxExporter, plans: Sequence[object]) -> list[bytes]:
-        data = build(self, plans)  # type: ignore[arg-type]
+    def seen(self: OnnxExporter, *given: Any) -> list[bytes]:
+        data = build(self, *given)
         files.append(onnx.load_model_from_string(data[1]))
         return data
 
@@ -136,6 +138,22 @@ def test_the_raced_nodes_are_in_the_exported_file(tmp_path: Path, monkeypatch: p
     exported = onnx.load(tmp_path / "m.onnx")
     kinds = [node.op_type for node in raced.graph.node]
     assert kinds[1:-1] == [node.op_type for node in exported.graph.node] and kinds[0] == kinds[-1] == "Conv"
+
+
+def test_int8_is_raced_in_int8_and_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    int8: dict[str, Any] = {"precision": "int8", "data": np.asarray(torch.randn(8, 8, 12, 12))}
+    for format in ("onnx", "tflite"):
+        [first, *_] = tune(network(), format=format, example_inputs=X, precision="int8", count=2).rows
+        assert first.plans == 3 and first.compressed and first.dense
+    assert {race.conditions.precision for race in listing().races} == {"int8"}
+    races = scripted(monkeypatch, 1.0, 1.25)
+    report = export(network(), tmp_path / "f.onnx", example_inputs=X, plan="tuned")
+    assert len(races) == 3 and report.manifest.parameters[0] == report.manifest.parameters[1]
+    report = export(network(), tmp_path / "i.onnx", example_inputs=X, plan="tuned", verify=False, **int8)
+    assert len(races) == 6  # more plans than raced above: all are raced again
+    assert "(1.25x the time of dense, measured)" in report.warnings[0]
+    tune(network(), format="onnx", example_inputs=X, precision="int8")
+    assert len(races) == 6
 
 
 def test_a_free_batch_and_several_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
