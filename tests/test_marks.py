@@ -90,6 +90,7 @@ def stored_in_float(format: str, data: bytes, model: nn.Module) -> dict[str, lis
         model,
         (torch.from_numpy(SAMPLES[:1]),),
         layout=exporter.plan_layout,
+        arithmetic="int8",
         choose=UNGUARDED,
         accept=exporter.accepts,
         planned=exporter.plans,

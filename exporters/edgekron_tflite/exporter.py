@@ -157,7 +157,7 @@ class TfliteExporter:
         if arithmetic == "int8":
             from edgekron_tflite.quantization import quantize_random  # slow to import
 
-            tree = quantize_random(pack(tree))
+            tree = quantize_random(tree)
         return [pack(part) for part in split(tree)]
 
     def with_manifest(self, data: bytes, manifest: Manifest) -> bytes:

@@ -58,16 +58,17 @@ def quantize(
     return model
 
 
-def quantize_random(data: bytes) -> Any:
-    """The file in int8 at its ends, too, with ranges of random inputs."""
-    generator = np.random.default_rng(0)
-    [runner] = (interpreter := Interpreter(model_content=data)).get_signature_list()
-    details = interpreter.get_signature_runner(runner).get_input_details()
+def quantize_random(model: Any) -> Any:
+    """A file in int8 at its ends, too, with ranges of random inputs; model as for `quantize`."""
+    generator, graph = np.random.default_rng(0), model.subgraphs[0]
+    [signature] = model.signatureDefs
     sample = {
-        name: generator.standard_normal(detail["shape"]).astype(np.float32)
-        for name, detail in details.items()
+        each.name.decode(): generator.standard_normal(graph.tensors[each.tensorIndex].shape).astype(
+            np.float32
+        )
+        for each in signature.inputs
     }
-    return quantize(data, [sample], "int8")
+    return quantize(model, [sample], "int8")
 
 
 def _stays_float(model: Any, place: int) -> dict[str, str]:

@@ -164,6 +164,7 @@ def test_int8_at_its_ends(tmp_path: Path) -> None:
         example_inputs=image(),
         precision="int8",
         io="int8",
+        guard="off",
         data=samples,
         min_sqnr=20,
         require_full_delegation=True,
