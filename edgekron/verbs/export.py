@@ -255,4 +255,5 @@ def _verify(
         tolerance=tolerance,
         names=exported.output_names,
         input_names=[trial.name for trial in trials],
+        quanta=exporter.quanta(exported.data),
     )
