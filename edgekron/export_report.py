@@ -15,7 +15,7 @@ from edgekron.parity import ParityReport
 
 @dataclass(frozen=True)
 class Rebalancing:
-    """Least SQNR of the outputs in dB, with the scales between factors chosen for int8 and as they were."""
+    """Least SQNR of the outputs in dB, with the free scales chosen for int8 and as they were."""
 
     with_it: float
     without: float

@@ -32,8 +32,8 @@ class ExportOptions:
     what the format prefers; at_load: layers that run dense are stored as their factors, which the
     runtime multiplies when it opens the file, where the format has a way to say so; precision: of the
     numbers in the file; io: of its inputs and outputs if that is int8; rebalance: the free scales
-    between factors are chosen for int8 (see ``edgekron.equalisation``); int8_min_sqnr: layers whose own SQNR
-    is below so many dB stay in float (see ``edgekron.layer_noise``), None for no layer.
+    between layers and factors are chosen for int8 (see ``edgekron.quantization``); int8_min_sqnr: layers
+    whose own SQNR is below so many dB stay in float (see ``edgekron.layer_noise``), None for no layer.
     """
 
     opset: int | None = None

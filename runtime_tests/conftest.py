@@ -80,8 +80,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             for case in record.passed([n for n in names if format in plugins.runtime(n).formats])
         }
         cases = tuple(case for case in cases if (str(case), case.format) not in passed)
-    marked = [pytest.param(case, id=str(case), marks=pytest.mark.xdist_group(case.group)) for case in cases]
-    metafunc.parametrize("case", marked)
+    metafunc.parametrize("case", [pytest.param(case, id=str(case), marks=_marks(case)) for case in cases])
+
+
+def _marks(case: Case) -> list[pytest.MarkDecorator]:
+    marks = [pytest.mark.xdist_group(case.group)]
+    if case.below:
+        marks.append(pytest.mark.xfail(reason=f"SQNR of about {case.below}", strict=True))
+    return marks
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

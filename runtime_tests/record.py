@@ -15,7 +15,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-LIBRARIES = ("torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "litert-torch", "ai-edge-litert")
+LIBRARIES = (
+    "torch",
+    "onnx",
+    "onnxscript",
+    "onnxsim",
+    "onnxruntime",
+    "litert-torch",
+    "ai-edge-litert",
+    "ai-edge-quantizer",
+)
 
 
 @dataclass(frozen=True)
@@ -24,9 +33,9 @@ class Row:
 
     Errors are relative to the range of the output: approximation (the compressed network against
     the original), lowering (the plans in torch against the layers), runtime (the artifact against
-    the plans), parity (the artifact against the network it was exported from). error: what was
-    raised, if anything; complaints: of the structural checks; size: bytes. A row that passed with an
-    error is one that cannot be, and says so as it should.
+    the plans), parity (the artifact against the network it was exported from); sqnr: of that, in dB.
+    error: what was raised, if anything; complaints: of the structural checks; size: bytes. A row that
+    passed with an error is one that cannot be, and says so as it should.
     """
 
     case: str
@@ -40,6 +49,7 @@ class Row:
     lowering: float | None = None
     runtime_error: float | None = None
     parity: float | None = None
+    sqnr: float | None = None
     complaints: tuple[str, ...] = ()
     error: str = ""
     passed: bool = False

@@ -11,7 +11,7 @@ from runtime_tests.record import Record, Row, fingerprint
 from runtime_tests.report import as_text, write
 
 CASE = FULL[0]
-ROW = Row(str(CASE), "litert", "2.3", True, fingerprint(), 1.0, 10, None, 0.0, 1e-7, 1e-7, passed=True)
+ROW = Row(str(CASE), "litert", "2.3", True, fingerprint(), 1.0, 10, None, 0.0, 1e-7, 1e-7, 140.0, passed=True)
 
 
 def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -54,10 +54,10 @@ def test_the_reports_tell_failures_and_escape_them(tmp_path: Path) -> None:
 
 
 def test_the_overview_tells_the_worst_cell_that_passed() -> None:
-    worse = replace(ROW, runtime="onnxruntime", lowering=3e-7, runtime_error=None, parity=2e-6)
-    failed = replace(ROW, runtime="tflite-runtime", passed=False, parity=1.0)
+    worse = replace(ROW, runtime="onnxruntime", lowering=3e-7, runtime_error=None, parity=2e-6, sqnr=120.0)
+    failed = replace(ROW, runtime="tflite-runtime", passed=False, parity=1.0, sqnr=0.0)
     assert as_text([ROW, worse, failed]).splitlines()[1].split() == [
-        *(CASE.network, "trained", "2", "of", "3", "3.0e-07", "1.0e-07", "2.0e-06")
+        *(CASE.network, "fp32", "trained", "2", "of", "3", "3.0e-07", "1.0e-07", "2.0e-06", "120.0", "dB")
     ]
 
 

@@ -120,7 +120,8 @@ def export(
         EndsName, typer.Option(help="Numbers of inputs and outputs of an int8 file; int8 is for TFLite.")
     ] = EndsName.float,
     no_rebalance: Annotated[
-        bool, typer.Option("--no-rebalance", help="int8: leave the scales between factors as they are.")
+        bool,
+        typer.Option("--no-rebalance", help="int8: leave the scales between layers and factors as they are."),
     ] = False,
     int8_min_sqnr: Annotated[
         float | None,

@@ -85,8 +85,8 @@ def export(
     by default what the format prefers. precision: 'fp16' stores weights in half precision, and computes in
     float32; 'fp16-compute' computes in half, too, where the runtime can; 'int8' quantizes weights and
     activations, and needs data; io: the numbers in which such a TFLite file takes its inputs and gives its
-    outputs; rebalance: choose the free scales between the factors of an int8 file, where that raises the
-    SQNR; int8_min_sqnr: keep layers in float whose own SQNR in int8 is below so many dB (see
+    outputs; rebalance: choose the free scales between the layers and factors of an int8 file, where that
+    raises the SQNR; int8_min_sqnr: keep layers in float whose own SQNR in int8 is below so many dB (see
     ``edgekron.layer_noise``), and measure what that costs. inputs: .npz files to verify on, besides seeded
     random inputs; data, samples: likewise, see ``edgekron.calibration``; atol, rtol: see
     ``edgekron.parity.Tolerance``, rtol by default what suits the precision; min_sqnr: dB that outputs must
@@ -136,7 +136,7 @@ def export(
         expected = reference_outputs(model, trials)
         try:
             report = _verify(exporter, exported, manifest, trials, expected, tolerance)
-            if precision == "int8" and rebalance and _has_factors(exported):
+            if precision == "int8" and rebalance:
                 other = convert(replace(options, rebalance=True))
                 again = _verify(exporter, *other, trials, expected, tolerance)
                 rebalancing = Rebalancing(again.least_sqnr, report.least_sqnr)
@@ -165,10 +165,6 @@ def export(
     return ExportReport(
         path, len(data), checksum(data), manifest, report, warnings, seconds, delegation, rebalancing, noises
     )
-
-
-def _has_factors(exported: Exported) -> bool:
-    return any(not plan.is_dense for plans in exported.plans.values() for plan in plans)
 
 
 def _speed(

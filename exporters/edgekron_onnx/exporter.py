@@ -15,10 +15,9 @@ from edgekron import __version__
 from edgekron.artifact import Manifest
 from edgekron.calibration import Calibration
 from edgekron.choice import Choose, by_cost
-from edgekron.equalisation import equalise
 from edgekron.errors import UnsupportedError, UsageError
 from edgekron.exporter import Exported, ExportOptions, Exposed, Operator, needed, numbered
-from edgekron.layer_noise import LayerNoise, layer_noise
+from edgekron.layer_noise import LayerNoise
 from edgekron.layers import KroneckerLayer
 from edgekron.lower import lower
 from edgekron.marks import float_operators
@@ -26,6 +25,7 @@ from edgekron.network import Inputs
 from edgekron.plan import Layout, Plan
 from edgekron.plan.cost import Arithmetic
 from edgekron.precision import ARITHMETIC
+from edgekron.quantization import prepare
 from edgekron.quiet import quiet
 from edgekron.wording import one_line
 from edgekron_onnx.at_load import is_stored_dense, store_factors
@@ -84,8 +84,9 @@ class OnnxExporter:
             choose=choose,
             planned=self.plans,
         )
-        if options.rebalance:
-            equalise(lowered, needed(calibration), options.batch(inputs))
+        noise: tuple[LayerNoise, ...] = ()
+        if options.precision == "int8":
+            lowered, noise = prepare(lowered, inputs, needed(calibration), options)
         names = numbered("input", len(inputs))
         with torch.no_grad():
             results = lowered(*inputs)
@@ -96,7 +97,6 @@ class OnnxExporter:
             return _convert(network, inputs, names, outputs, opset, options.dynamic_batch)
 
         proto = convert(lowered)
-        noise: tuple[LayerNoise, ...] = ()
         stored = _at_load(proto, model, plans) if options.at_load else ()
         match options.precision:
             case "fp32":
@@ -109,7 +109,6 @@ class OnnxExporter:
                 from edgekron_onnx.quantization import quantize  # slow to import
 
                 samples, batch = needed(calibration), options.batch(inputs)
-                noise = layer_noise(lowered, samples, batch, options.int8_min_sqnr)
                 floats = float_operators(
                     lowered, noise, converted(proto), lambda marked: converted(convert(marked))
                 )

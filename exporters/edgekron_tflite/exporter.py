@@ -18,11 +18,10 @@ from torch import nn
 from edgekron.artifact import Manifest, to_layout
 from edgekron.calibration import Calibration
 from edgekron.choice import Choose, by_cost
-from edgekron.equalisation import equalise
 from edgekron.errors import UnsupportedError, UsageError
 from edgekron.exporter import Exported, ExportOptions, Exposed, Operator, needed, numbered
 from edgekron.factors import Factors
-from edgekron.layer_noise import LayerNoise, layer_noise
+from edgekron.layer_noise import LayerNoise
 from edgekron.lower import lower
 from edgekron.lowered import LoweredLayer
 from edgekron.marks import float_operators
@@ -31,6 +30,7 @@ from edgekron.plan import Layout, Plan
 from edgekron.plan.cost import Arithmetic
 from edgekron.plan.steps import AddBias, Convolve
 from edgekron.precision import ARITHMETIC
+from edgekron.quantization import prepare
 from edgekron.quiet import quiet
 from edgekron.wording import one_line
 from edgekron_tflite.activations import TRANSPOSES
@@ -96,8 +96,9 @@ class TfliteExporter:
             accept=self.accepts,
             planned=self.plans,
         )
-        if options.rebalance:
-            equalise(lowered, needed(calibration), options.batch(inputs))
+        noise: tuple[LayerNoise, ...] = ()
+        if options.precision == "int8":
+            lowered, noise = prepare(lowered, inputs, needed(calibration), options)
         images = [k for k, x in enumerate(inputs) if x.dim() == 4]
         with torch.no_grad():
             results = lowered(*inputs)
@@ -119,7 +120,6 @@ class TfliteExporter:
         transposes += sum(m.plan.permutes for m in lowered.modules() if isinstance(m, LoweredLayer))
         if layout == "nchw":
             transposes += len(images) + len(image_results)
-        noise: tuple[LayerNoise, ...] = ()
         warnings = _check([op.name for op in operators(tree)], transposes)
         match options.precision:
             case "fp32":
@@ -133,7 +133,6 @@ class TfliteExporter:
                 from edgekron_tflite.quantization import quantize  # slow to import
 
                 data, batch = needed(calibration), options.batch(inputs)
-                noise = layer_noise(lowered, data, batch, options.int8_min_sqnr)
                 floats = float_operators(
                     lowered, noise, converted(tree), lambda marked: converted(convert(marked)[0])
                 )

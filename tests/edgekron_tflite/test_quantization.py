@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from edgekron.errors import UsageError
 from edgekron.exporter import Exported, ExportOptions
 from edgekron.parity import compare
 from edgekron.precision import Ends
+from edgekron.rounding import round_weights
 from edgekron_tflite.exporter import TfliteExporter
 from edgekron_tflite.flatbuffer import parse
 from edgekron_tflite.runtime import LiteRuntime
@@ -66,6 +68,19 @@ def test_the_bundled_network(tmp_path: Path) -> None:
     assert exported.warnings == (
         "tflite-runtime 2.14 on x86 gives no int8 operator to XNNPACK: export in fp16 for it",
     )
+
+
+def test_the_grid_of_the_rounded_weights_is_found_again() -> None:
+    layer = nn.Conv2d(3, 5, 3)
+    graph = parse(export(layer, NOISE).data)
+    [operator] = [o for o in graph.subgraphs[0].operators if len(o.inputs) == 3]
+    weight = graph.subgraphs[0].tensors[operator.inputs[1]]
+    codes = np.asarray(graph.buffers[weight.buffer].data).view(np.int8).reshape(weight.shape)
+    rounded = copy.deepcopy(layer)
+    round_weights(rounded, (torch.from_numpy(NOISE[:1]),), Calibration("samples", (NOISE,)), 1)
+    scale = np.asarray(weight.quantization.scale)[:, None, None, None]
+    again = rounded.weight.detach().numpy().transpose(0, 2, 3, 1) / scale
+    np.testing.assert_allclose(again, codes, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("io", ["float", "int8"])
