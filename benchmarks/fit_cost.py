@@ -44,7 +44,7 @@ COEFFICIENTS = [
 ]
 LEAST: dict[Arithmetic, dict[str, float]] = {
     "fp32": {"operator": 1000.0, "small_block": 1.2, "transposed": 0.075, "ragged": 0.3},
-    "int8": {"operator": 1000.0},
+    "int8": {"operator": 1000.0, "gemm": 0.0016, "transposed": 0.04},
 }
 """Lower bounds, ns: what profiles and ``benchmarks/forms.py`` show where few samples tell it."""
 IMAGES = [(64, 56), (128, 28), (256, 14), (512, 7), (64, 32), (128, 16), (256, 8), (32, 112)]
