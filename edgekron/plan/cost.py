@@ -273,16 +273,17 @@ LITERT_ARM64_INT8 = replace(
 LITERT_X86_INT8 = replace(
     LITERT_X86,
     dot=8,
-    mac=0.001685,
-    broadcast=0.0,
+    mac=0.001785,
+    broadcast=0.000104,
     gemm=0.002,
-    general=0.03293,
-    element=0.008987,
-    parameter=0.0198,
-    transposed=0.1212,
-    small_block=0.1,
+    general=0.02278,
+    element=0.03151,
+    parameter=0.01226,
+    transposed=0.1411,
+    small_block=0.0,
     scattered=0.4,
-    gather=0.645,
+    gather=0.229,
+    tail=0.09039,
 )
 
 Cpu = Literal["x86-64", "arm64"]
@@ -300,10 +301,11 @@ MODELS: dict[Arithmetic, dict[Cpu, dict[Layout, CostModel]]] = {
 }
 """Those of x86-64 are fitted on a Zen 5 with AVX-512 (onnxruntime 1.31, LiteRT 2.3); the samples lie in
 ``benchmarks/data``, and ``benchmarks/fit_cost.py RUNTIME --load`` fits them again. No sample tells
-`scattered` and LiteRT's `general`: they are of ``benchmarks/forms.py``, rounded. Those of arm64 are
+`scattered` and LiteRT's `general` in fp32: they are of ``benchmarks/forms.py``, rounded. Those of arm64 are
 *not measured on a device*: they follow from the data sheet of a Cortex-A76 at 2.4 GHz (two 4-lane fused
 multiply-adds per cycle, three quarters of it reached; about 13 GB/s of one core) and from the tiles of the
-runtimes' NEON kernels (4 rows by 16 pixels in onnxruntime's products, 6 by 8 channels in XNNPACK's)."""
+runtimes' NEON kernels (4 rows by 16 pixels in onnxruntime's products, 6 by 8 channels in XNNPACK's); in int8
+four products of bytes for one of floats."""
 
 
 def scatters(order: tuple[int, ...]) -> bool:
