@@ -7,7 +7,6 @@ computed once, when the file is opened: onnxruntime goes on with the graph that 
 from __future__ import annotations
 
 import os
-import sys
 
 import numpy as np
 import onnx
@@ -46,15 +45,12 @@ def compute_half(model: onnx.ModelProto) -> onnx.ModelProto:
     the largest number there is.
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else it writes files in the user's cache; before the import
-    paths = list(sys.path)
     try:  # here: a runtime is not needed to export in other precisions
         from onnxruntime.transformers import float16
     except ImportError as error:
         raise MissingExtraError(
             "fp16-compute needs the package 'onnxruntime': pip install 'edgekron[onnx]'"
         ) from error
-    finally:
-        sys.path[:] = paths  # the package adds its own folder
     kept = [*float16.DEFAULT_OP_BLOCK_LIST, *FLOAT]
     half = float16.convert_float_to_float16(model, keep_io_types=True, op_block_list=kept)
     halved = {t.name for t in half.graph.initializer if t.data_type == TensorProto.FLOAT16}

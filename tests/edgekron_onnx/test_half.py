@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -161,3 +163,21 @@ def test_a_weight_that_layers_share_is_not_said_to_be_computed(tmp_path: Path) -
 def test_factors_are_not_multiplied_at_load_in_half() -> None:
     with pytest.raises(UsageError, match="in float32: with fp16-compute use --guard latency"):
         ExportOptions(precision="fp16-compute", at_load=True)
+
+
+BOTH = """
+import numpy as np, torch
+from torch import nn
+import edgekron
+x = torch.zeros(1, 3, 8, 8)
+data = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
+model = nn.Conv2d(3, 8, 3).eval()
+edgekron.export(model, "h.onnx", example_inputs=x, precision="fp16-compute")
+edgekron.export(model, "i.onnx", example_inputs=x, precision="int8", data=data, verify=False)
+"""
+
+
+def test_one_process_computes_in_half_and_quantizes(tmp_path: Path) -> None:
+    """Both tools are parts of onnxruntime that find one another by a path which the first one adds."""
+    subprocess.run([sys.executable, "-c", BOTH], cwd=tmp_path, check=True)
+    assert {file.name for file in tmp_path.iterdir()} == {"h.onnx", "i.onnx"}
