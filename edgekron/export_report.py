@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,16 @@ class LayerNoises:
         each = ", ".join(map(str, floats))
         speed = f"; {self.speed} as fast as with all in int8" if self.speed else ""
         return f"{len(floats)} of {len(self.layers)} layers stay in float, own SQNR {each}{speed}"
+
+    @property
+    def remedy(self) -> str:
+        """What raises the SQNR of a file that is below what it is held to; empty if nothing here does."""
+        left = [each for each in self.layers if not each.stays_float and math.isfinite(each.sqnr)]
+        if not left:
+            return ""
+        least = min(left, key=lambda each: each.sqnr)
+        option = f"--int8-min-sqnr {math.floor(least.sqnr) + 1}"
+        return f"the layer with the least own SQNR is {least}: {option} keeps it in float"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""

@@ -143,7 +143,8 @@ def export(
                 if rebalancing.helps:
                     (exported, manifest), report = other, again
             if not report.passed:
-                raise ParityError(report.summary())
+                remedy = LayerNoises(exported.noise).remedy
+                raise ParityError("; ".join(text for text in (report.summary(), remedy) if text))
         except ParityError as error:
             failed = path.with_name(path.name + ".failed")
             write_atomically(failed, exporter.with_manifest(exported.data, manifest), force=True)

@@ -340,6 +340,11 @@ def test_int8(folder: Path, run: Run) -> None:
     assert run(*export, "a.onnx", "--data", "data.npz", "--io", "int8").code == 2
     result = run(*export, "a.onnx", "--data", "data.npz", "--min-sqnr", 90)
     assert result.code == 4 and "SQNR >= 90 dB" in result.err and (folder / "a.onnx.failed").exists()
+    [error] = result.errors
+    remedy = re.search(
+        r"the layer with the least own SQNR is \w+ (\d+)\.\d dB: --int8-min-sqnr (\d+) keeps", error
+    )
+    assert remedy and int(remedy[2]) == int(remedy[1]) + 1
     result = run(*export, "a.onnx", "--data", "data.npz", "--min-sqnr", 20, "--json")
     [report] = strict(result.out)
     assert (report["manifest"]["options"]["precision"], report["parity"]["passed"]) == ("int8", True)
