@@ -54,7 +54,7 @@ def export(
     def chosen(network: nn.Module, *_: object) -> tuple[LayerNoise, ...]:
         return tuple(LayerNoise(name, 30.0, name in floats) for name in network_layers(network))
 
-    monkeypatch.setattr(f"edgekron_{format}.exporter.layer_noise", chosen)
+    monkeypatch.setattr("edgekron.quantization.layer_noise", chosen)
     given = ExportOptions(precision="int8", int8_min_sqnr=20, **options)
     calibration = Calibration("samples", (SAMPLES,))
     exported = EXPORTERS[format].export(
