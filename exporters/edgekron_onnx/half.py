@@ -6,15 +6,14 @@ computed once, when the file is opened: onnxruntime goes on with the graph that 
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import onnx
 import onnx_ir
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekron.artifact import Array
-from edgekron.errors import MissingExtraError, UnsupportedError
+from edgekron.errors import UnsupportedError
+from edgekron_onnx.tools import tool
 
 FLOAT = ("BatchNormalization", "InstanceNormalization", "LayerNormalization", "Softmax")
 """Operators that stay in float32: they divide by, or sum, what half precision may not hold."""
@@ -44,13 +43,7 @@ def compute_half(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises UnsupportedError if a weight is too large. Scalars that are, such as the bounds of a Clip, become
     the largest number there is.
     """
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else it writes files in the user's cache; before the import
-    try:  # here: a runtime is not needed to export in other precisions
-        from onnxruntime.transformers import float16
-    except ImportError as error:
-        raise MissingExtraError(
-            "fp16-compute needs the package 'onnxruntime': pip install 'edgekron[onnx]'"
-        ) from error
+    float16 = tool("transformers.float16", "fp16-compute")
     kept = [*float16.DEFAULT_OP_BLOCK_LIST, *FLOAT]
     half = float16.convert_float_to_float16(model, keep_io_types=True, op_block_list=kept)
     halved = {t.name for t in half.graph.initializer if t.data_type == TensorProto.FLOAT16}

@@ -8,7 +8,6 @@ met: percentiles and entropy gave 32.1 and 31.7 dB there, minimum and maximum 31
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -19,9 +18,10 @@ from onnx import helper, numpy_helper
 
 from edgekron.artifact import Array
 from edgekron.calibration import Calibration
-from edgekron.errors import MissingExtraError, UnsupportedError
+from edgekron.errors import UnsupportedError
 from edgekron.quiet import quiet
 from edgekron.wording import one_line
+from edgekron_onnx.tools import tool
 
 FUSED = (
     *("Conv", "Gemm", "MatMul", "Add", "Mul", "Relu", "Clip", "Sigmoid", "LeakyRelu", "Softmax", "Concat"),
@@ -41,13 +41,7 @@ def quantize(
     batch: samples that it takes at once; floats: which of its nodes stay in float.
     Raises UnsupportedError if onnxruntime cannot quantize it.
     """
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else it writes files in the user's cache; before the import
-    try:  # here: a runtime is not needed to export in other precisions
-        from onnxruntime import quantization
-    except ImportError as error:
-        raise MissingExtraError(
-            "int8 needs the package 'onnxruntime': pip install 'edgekron[onnx]'"
-        ) from error
+    quantization = tool("quantization", "int8")
     own = onnx.ModelProto()
     own.CopyFrom(model)
     for place in floats:

@@ -168,12 +168,14 @@ def test_factors_are_not_multiplied_at_load_in_half() -> None:
 BOTH = """
 import numpy as np, torch
 from torch import nn
-import edgekron
+import sys, edgekron
+path = list(sys.path)
 x = torch.zeros(1, 3, 8, 8)
 data = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
 model = nn.Conv2d(3, 8, 3).eval()
 edgekron.export(model, "h.onnx", example_inputs=x, precision="fp16-compute")
 edgekron.export(model, "i.onnx", example_inputs=x, precision="int8", data=data, verify=False)
+assert sys.path == path
 """
 
 
