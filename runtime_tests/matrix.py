@@ -23,9 +23,6 @@ BELOW = {
     "resnet20-gkpd": "27 dB",
     "resnet20-cp": "29 dB",
     "resnet20-tt": "29 dB",
-    "resnet20-tr": "29 dB",
-    "resnet32-tt": "29.8 dB",
-    "resnet32-tr-onnx": "29.4 dB",
     "mobilenet_v2-dense": "20 dB",
     "efficientnet_lite0-dense": "23 dB",
 }
