@@ -4,8 +4,9 @@
     python benchmarks/fit_cost.py litert --arithmetic int8
     python benchmarks/fit_cost.py onnxruntime --load benchmarks/data/fit_onnxruntime.json
 
-The last fits the samples behind the shipped coefficients again (measured with --step 3 --seconds 0.1; those
-in fp32 on LiteRT stand between two depthwise convolutions, too).
+The last fits the samples behind the shipped coefficients again. They were measured with --seconds 0.1, in
+fp32 with --step 3, too (on LiteRT between two depthwise convolutions). LiteRT's in int8 are without the
+structures of four factors, whose plans take too long to enumerate for every coefficient.
 
 For layers of typical networks and structures of every kind, the dense plan and several others are
 measured side by side, as the files that are raced for `--plan tuned`. The model is linear in its
@@ -46,7 +47,8 @@ LEAST: dict[Arithmetic, dict[str, float]] = {
     "fp32": {"operator": 1000.0, "small_block": 1.2, "transposed": 0.075, "ragged": 0.3},
     "int8": {"operator": 1000.0, "gemm": 0.0016, "transposed": 0.04},
 }
-"""Lower bounds, ns: what profiles and ``benchmarks/forms.py`` show where few samples tell it."""
+"""Lower bounds, ns: in fp32 what profiles and ``benchmarks/forms.py`` show where few samples tell it; in int8
+that of a convolution's product, and an assumed rate of 25 bytes in a ns."""
 IMAGES = [(64, 56), (128, 28), (256, 14), (512, 7), (64, 32), (128, 16), (256, 8), (32, 112)]
 
 

@@ -65,7 +65,7 @@ from edgekron.lower import compressed_layers
 from edgekron.network import LayerUse, as_inputs, layer_convolution, layer_uses
 from edgekron.networks import resnet18, resnet50
 from edgekron.plan import Layout, Plan, best_plan, dense_plan, figures
-from edgekron.precision import ARITHMETIC, Precision
+from edgekron.plan.cost import Arithmetic
 from edgekron.selection.budgets import choose_structures
 from edgekron.selection.candidates import Candidates
 from edgekron.selection.fronts import layer_candidates
@@ -127,7 +127,7 @@ class Case:
     plan: PlanChoice
     threads: int
     share: float
-    precision: Precision = "fp32"
+    precision: Arithmetic = "fp32"
 
     @property
     def quantization(self) -> dict[str, Any]:
@@ -470,8 +470,8 @@ def layers(files: Files, seconds: float) -> Layers:
     case, slower, least, raced = files.case, [], math.inf, 0
     exporter = plugins.exporter(SUFFIXES[case.runtime].removeprefix("."))
     names: dict[Layer, list[str]] = {}
-    inputs, arithmetic = as_inputs(torch.zeros(SHAPE)), ARITHMETIC[case.precision]
-    found = compressed_layers(files.network, inputs, exporter.plan_layout, arithmetic)
+    inputs = as_inputs(torch.zeros(SHAPE))
+    found = compressed_layers(files.network, inputs, exporter.plan_layout, case.precision)
     for name, each in found.items():
         for layer in each:
             names.setdefault(layer, []).append(name)
@@ -507,7 +507,7 @@ def running(exporter: Exporter, case: Case, plans: Sequence[Plan]) -> Iterator[l
     runtime = plugins.runtime(case.runtime)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, pinned(case.threads):
         runs: list[Callable[[], object]] = []
-        for index, data in enumerate(exporter.layers(plans, ARITHMETIC[case.precision])):
+        for index, data in enumerate(exporter.layers(plans, case.precision)):
             path = Path(folder) / f"{index}{exporter.suffix}"
             path.write_bytes(data)
             session = runtime.open(path, threads=case.threads)
@@ -530,7 +530,7 @@ def _is_slower(ours: Timing, dense: Timing) -> bool:
 
 
 @cache
-def machine_limits(runtime: str, threads: int, precision: Precision) -> Limits:
+def machine_limits(runtime: str, threads: int, precision: Arithmetic) -> Limits:
     """Measured now: a dense convolution of 1.85 GMAC on the runtime, and a copy of 128 MiB a thread.
 
     Bytes are those of float32: in int8 four times as many go through in a second.
@@ -624,8 +624,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--runtimes", choices=SUFFIXES, nargs="+", default=list(SUFFIXES))
     plans = [plan for plan in get_args(PlanChoice) if plan != "dense"]
     parser.add_argument("--plan", choices=plans, default="auto")
-    precisions = list(ARITHMETIC.values())
-    parser.add_argument("--precision", choices=dict.fromkeys(precisions), default="fp32")
+    parser.add_argument("--precision", choices=get_args(Arithmetic), default="fp32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=5.0, help="of measurement for each figure")
     parser.add_argument("--scaling", action="store_true", help="compare one with two threads")

@@ -22,7 +22,7 @@ from edgekron.lower import lower
 from edgekron.network import as_inputs
 from edgekron.parity import Tolerance, compare
 from edgekron.plugins import exporter
-from edgekron.precision import tolerance_for
+from edgekron.precision import ARITHMETIC, tolerance_for
 from edgekron.runtime import Runtime
 from edgekron.verbs.trials import Trial, reference_outputs, seeded_trials, session_outputs
 from runtime_tests.images import CALIBRATED, images, lacking
@@ -82,7 +82,7 @@ def cells(case: Case, named: dict[str, Runtime], folder: Path) -> list[Row]:
         report = export(tested.model, case, path)
         trials = compared_on(case, report)
         expected = reference_outputs(tested.model, trials)
-        plans = lowered_outputs(tested.model, trials, case.format)
+        plans = lowered_outputs(tested.model, trials, case)
     except EdgekronError as error:
         refused = case.refusal is not None and case.refusal in str(error)
         return [replace(row, error=described(error), passed=refused) for row in rows]
@@ -146,13 +146,19 @@ def described(error: EdgekronError) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def lowered_outputs(model: nn.Module, trials: Sequence[Trial], format: str) -> list[list[Array]]:
+def lowered_outputs(model: nn.Module, trials: Sequence[Trial], case: Case) -> list[list[Array]]:
     """Outputs of the plans in torch."""
-    room = exporter(format)
+    room, arithmetic = exporter(case.format), ARITHMETIC[case.precision]
     example = tuple(map(torch.from_numpy, next(iter(trials[0].runs()))))
     choose = partial(by_cost, guard="off")
     lowered, _ = lower(
-        model, example, layout=room.plan_layout, choose=choose, accept=room.accepts, planned=room.plans
+        model,
+        example,
+        layout=room.plan_layout,
+        arithmetic=arithmetic,
+        choose=choose,
+        accept=room.accepts,
+        planned=room.plans,
     )
     return reference_outputs(lowered, trials)
 

@@ -23,7 +23,8 @@ multiplication. onnxruntime keeps the images that its int8 convolutions take and
 their channels: its blocks, so to say, are whole images. It copies the inputs of every output pixel side by
 side first, which takes `gather` for each position of the kernel and group, unless there is but one; and it
 rounds outputs four channels at a time, what is left of them singly, for `tail` each. A product with a
-constant on the left is such a convolution over one axis there.
+constant on the left is such a convolution over one axis there. XNNPACK looks the positions up, which the fit
+finds a fifth as dear.
 """
 
 from __future__ import annotations
@@ -260,15 +261,7 @@ ONNXRUNTIME_ARM64_INT8 = replace(
     ragged=0.3,
 )
 LITERT_ARM64_INT8 = replace(
-    LITERT_ARM64,
-    dot=4,
-    mac=0.0175,
-    gemm=0.0175,
-    general=0.07,
-    element=0.075,
-    parameter=0.075,
-    transposed=0.3,
-    scattered=1.0,
+    ONNXRUNTIME_ARM64_INT8, lanes=LITERT_ARM64.lanes, blocks=False, any_channels=False, scattered=1.0
 )
 LITERT_X86_INT8 = replace(
     LITERT_X86,

@@ -17,6 +17,7 @@ from edgekron.layers import KroneckerLayer
 from edgekron.lower import lower
 from edgekron.network import Inputs
 from edgekron.parity import ParityReport, compare
+from edgekron.precision import ARITHMETIC
 from edgekron.progress import Progress, silent
 from edgekron.recording import compare_layers, layers, record
 from edgekron.verbs.open import Opened
@@ -24,6 +25,10 @@ from edgekron.verbs.trials import Shown, Trial, reference_outputs
 
 AT_ONCE = 64
 """Activations of an artifact that are looked at in one run: each costs its memory."""
+_RESCALED = (
+    "the file's activations are scaled channel by channel for int8, so that those inside it look further "
+    "from the network's than they are: to compare layers, export with --no-rebalance"
+)
 
 
 def attribute(
@@ -47,6 +52,8 @@ def attribute(
     approximation = {} if original is None else _approximation(original, reference, tensors)
     progress("attributing", 1, 4)
     networks, notes = _lowered(opened, reference, tensors)
+    if opened.manifest and opened.manifest.options.get("rebalance"):
+        notes = (*notes, _RESCALED)
     lowering = compare_layers(reference, tensors, _pairs(reference, *networks)) if networks else {}
     progress("attributing", 2, 4)
     recording = record(reference, tensors)
@@ -87,7 +94,12 @@ def _lowered(
     try:
         exporter = opened.exporter
         lowered, _ = lower(
-            reference, inputs, layout=exporter.plan_layout, choose=recorded(texts), accept=exporter.accepts
+            reference,
+            inputs,
+            layout=exporter.plan_layout,
+            arithmetic=ARITHMETIC[opened.precision],
+            choose=recorded(texts),
+            accept=exporter.accepts,
         )
     except UnsupportedError as error:
         return None, (f"lowering unknown: {error}",)

@@ -101,8 +101,9 @@ def export(
     """
     path, start = Path(path), time.monotonic()
     how = ChoiceOptions(plan, guard, threads, cpu)
-    options = ExportOptions(opset, dynamic_batch, layout, at_load=guard == "size", precision=precision, io=io)
-    options = replace(options, int8_min_sqnr=int8_min_sqnr)
+    options = ExportOptions(
+        opset, dynamic_batch, layout, guard == "size", precision, io, int8_min_sqnr=int8_min_sqnr
+    )
     tolerance = tolerance_for(precision, atol, rtol, min_sqnr, min_top1)
     exporter = plugins.exporter(format or plugins.format_of(path))
     plugins.require_suffix(path, exporter)

@@ -175,6 +175,8 @@ def test_int8_at_its_ends(tmp_path: Path) -> None:
     again = edgekron.verify(path, classifier(), data=samples, min_sqnr=20, layerwise=True)
     assert again.rows == report.parity.rows
     assert again.attribution and all(row.sqnr and row.sqnr > 15 for row in again.attribution.layers)
+    rescaled = [note.startswith("the file's activations are scaled") for note in again.attribution.notes]
+    assert any(rescaled) == report.manifest.options["rebalance"]
     assert edgekron.bench([path], seconds=0)[str(path)].median > 0
 
 
